@@ -1,0 +1,1 @@
+"""Revisions of the relational half; found through this package, so that an installed wheel brings them along."""

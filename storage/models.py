@@ -1,0 +1,258 @@
+"""
+The relational half as ORM classes: agents and what the collector keeps about them.
+
+Revisions in ``migrations/versions`` make these tables; a test holds that the two agree. Time-series tables are not
+here: ``Store.provision()`` owns them, and no foreign key leaves them. Enumerations are text with a CHECK, because a
+database enum cannot lose a value in a downgrade.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Dialect,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import JSON, TypeDecorator
+
+from storage.model import UNKNOWN, Kind, Outcome
+
+#: Names of constraints are part of the schema: a downgrade has to find them.
+NAMING_CONVENTION = {
+    "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+    "uq": "%(table_name)s_%(column_0_N_name)s_key",
+    "ck": "%(table_name)s_%(constraint_name)s_check",
+    "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+    "pk": "%(table_name)s_pkey",
+}
+
+#: Where an agent comes from; a sync touches only its own.
+SOURCES = ("file", "api")
+#: What is done with an agent. Retired agents keep their row, so that an id never means two things.
+STATES = ("active", "paused", "retired")
+#: What an agent's status may be: what a check can say about it, or nothing yet.
+STATUSES = (UNKNOWN, *(outcome.label for outcome in Outcome if outcome is not Outcome.SKIPPED))
+
+
+class UtcTimestamp(TypeDecorator[datetime]):
+    """
+    A moment, aware UTC in Python and in every database.
+
+    A naive value is refused: SQLite would store 12:00+05:00 as 12:00 without a word, and PostgreSQL would read a
+    naive value in the time zone of the session.
+    """
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Return *value* in UTC, on its way to the database."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"timestamp {value.isoformat()} has no time zone, expected aware UTC: add tzinfo=UTC")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Return *value* as aware UTC, on its way from the database."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+#: JSON that PostgreSQL can index, and that other engines keep as text.
+Json = JSON().with_variant(JSONB(), "postgresql")
+
+
+class Base(DeclarativeBase):
+    """Base of the relational tables; ``Base.metadata`` is what Alembic compares a database with."""
+
+    metadata = MetaData(naming_convention=NAMING_CONVENTION)
+    type_annotation_map = {  # noqa: RUF012  # SQLAlchemy's own interface, read once per class
+        datetime: UtcTimestamp(),
+        dict[str, Any]: Json,
+        str: Text(),
+        float: Double(),
+        bytes: LargeBinary(),
+        UUID: Uuid(),
+    }
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
+    """Return a constraint that holds *column* to *values*."""
+    listed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+class Agent(Base):
+    """Something that is polled. Retired, never deleted."""
+
+    __tablename__ = "agents"
+    __table_args__ = (
+        _one_of("source", SOURCES),
+        _one_of("state", STATES),
+        _one_of("status", STATUSES),
+        CheckConstraint("(state = 'retired') = (retired_at IS NOT NULL)", name="retired_at"),
+    )
+
+    id: Mapped[int] = mapped_column(Integer, Identity(), primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    type: Mapped[str]
+    probe: Mapped[str]
+    endpoint: Mapped[str]
+    labels: Mapped[dict[str, Any]]
+    interval_s: Mapped[float]
+    timeout_s: Mapped[float]
+    rise: Mapped[int]
+    fall: Mapped[int]
+    credential: Mapped[str]
+    options: Mapped[dict[str, Any]]
+    source: Mapped[str]
+    state: Mapped[str] = mapped_column(server_default="active")
+    status: Mapped[str] = mapped_column(server_default=UNKNOWN)
+    #: Due time of the check that completed the last change of status.
+    status_due: Mapped[datetime | None]
+    #: Batch that brought the change; with ``status_due`` it decides which of two changes is the later one.
+    status_spool: Mapped[UUID | None]
+    status_seq: Mapped[int | None] = mapped_column(BigInteger)
+    status_reason: Mapped[str] = mapped_column(server_default="")
+    created_at: Mapped[datetime]
+    retired_at: Mapped[datetime | None]
+
+
+class Host(Base):
+    """A machine whose system metrics are collected."""
+
+    __tablename__ = "hosts"
+
+    id: Mapped[int] = mapped_column(Integer, Identity(), primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    labels: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    created_at: Mapped[datetime]
+
+
+class Metric(Base):
+    """What a series measures: name, labels and kind are its identity."""
+
+    __tablename__ = "metrics"
+    __table_args__ = (
+        _one_of("kind", tuple(Kind)),
+        UniqueConstraint("name", "kind", "labels_digest"),
+    )
+
+    id: Mapped[int] = mapped_column(Integer, Identity(), primary_key=True)
+    name: Mapped[str]
+    labels: Mapped[dict[str, Any]]
+    kind: Mapped[str]
+    unit: Mapped[str] = mapped_column(server_default="")
+    description: Mapped[str] = mapped_column(server_default="")
+    #: SHA-256 of the labels as canonical JSON: a B-tree entry ends at 2,704 bytes, labels may be longer.
+    labels_digest: Mapped[bytes]
+
+
+class Reason(Base):
+    """Dictionary of why a check ended as it did; a check stores the id."""
+
+    __tablename__ = "reasons"
+
+    id: Mapped[int] = mapped_column(Integer, Identity(), primary_key=True)
+    reason: Mapped[str] = mapped_column(unique=True)
+
+
+class StatusEvent(Base):
+    """A change of an agent's status."""
+
+    __tablename__ = "status_events"
+    __table_args__ = (Index(None, "agent_id", "ts"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    #: Without a foreign key: the writer has looked the id up, and agents are never deleted.
+    agent_id: Mapped[int]
+    #: Due time of the check that completed the change.
+    ts: Mapped[datetime]
+    from_status: Mapped[str]
+    to_status: Mapped[str]
+    reason: Mapped[str]
+    spool_id: Mapped[UUID]
+    seq: Mapped[int] = mapped_column(BigInteger)
+
+
+class AgentSchedule(Base):
+    """When an agent was polled how often: the denominator of every uptime. Half-open; an open row has no end."""
+
+    __tablename__ = "agent_schedules"
+    __table_args__ = (
+        _one_of("state", ("active", "paused")),
+        CheckConstraint("interval_s > 0 AND offset_s >= 0 AND offset_s < interval_s", name="grid"),
+        CheckConstraint("to_ts >= from_ts", name="order"),
+        Index("agent_schedules_open_key", "agent_id", unique=True, postgresql_where=text("to_ts IS NULL")),
+        Index(None, "agent_id", "from_ts"),
+    )
+
+    id: Mapped[int] = mapped_column(Integer, Identity(), primary_key=True)
+    agent_id: Mapped[int] = mapped_column(ForeignKey("agents.id"))
+    from_ts: Mapped[datetime]
+    to_ts: Mapped[datetime | None]
+    interval_s: Mapped[float]
+    offset_s: Mapped[float]
+    state: Mapped[str]
+
+
+class CollectorSession(Base):
+    """One run of a collector."""
+
+    __tablename__ = "collector_sessions"
+
+    id: Mapped[int] = mapped_column(Integer, Identity(), primary_key=True)
+    uuid: Mapped[UUID] = mapped_column(unique=True)
+    name: Mapped[str]
+    host: Mapped[str]
+    pid: Mapped[int]
+    version: Mapped[str]
+    started_at: Mapped[datetime]
+    last_seen_at: Mapped[datetime]
+    #: Set by an orderly end.
+    ended_at: Mapped[datetime | None]
+    #: Every slot due before this moment has been handed over.
+    observed_to: Mapped[datetime | None]
+
+
+class LossRecord(Base):
+    """Slots of one agent that will never have a check, and why."""
+
+    __tablename__ = "losses"
+    __table_args__ = (
+        CheckConstraint("to_due >= from_due", name="order"),
+        CheckConstraint("n >= 0", name="n"),
+        Index(None, "agent_id", "from_due"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    #: Without a foreign key, as in ``status_events``.
+    agent_id: Mapped[int]
+    #: First and last due time that was lost, both included.
+    from_due: Mapped[datetime]
+    to_due: Mapped[datetime]
+    n: Mapped[int] = mapped_column(BigInteger)
+    reason: Mapped[str]
+    spool_id: Mapped[UUID | None]
+    seq: Mapped[int | None] = mapped_column(BigInteger)
+    recorded_at: Mapped[datetime]

@@ -1,0 +1,3 @@
+"""
+What the engines of the PostgreSQL family share: connections, partitions, ids, ingest, exact rollups, retention.
+"""

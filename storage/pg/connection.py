@@ -1,0 +1,147 @@
+"""
+Connections to a PostgreSQL server: one pool for the many, one connection for the writer.
+
+Every connection runs in UTC, commits durably and has deadlines. What the driver raises is translated here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from psycopg import sql
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from storage import deadlines
+from storage.deadlines import Deadline
+from storage.errors import StorageError, TransientStorageError
+from storage.sqlstate import translate
+
+#: Sessions, ORM work, refreshes, reports: few at a time, each short.
+POOL_SIZE = 5
+POOL_OVERFLOW = 10
+
+
+def parse_url(url: str) -> URL:
+    """
+    Return *url* as an address for psycopg.
+
+    Raises:
+        StorageError: Not a PostgreSQL address.
+    """
+    try:
+        parsed = make_url(url)
+    except SQLAlchemyError as exc:
+        raise StorageError("database address cannot be read, expected postgresql://user@host:port/database") from exc
+    if parsed.get_backend_name() not in ("postgresql", "postgres"):
+        raise StorageError(f"database address has scheme {parsed.drivername}, expected postgresql")
+    return parsed.set(drivername="postgresql+psycopg")
+
+
+def make_engine(url: URL) -> Engine:
+    """Return the pooled engine of *url*; nothing is connected yet."""
+    engine = create_engine(
+        url,
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_OVERFLOW,
+        pool_pre_ping=True,
+        connect_args=_connect_arguments(),
+    )
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: psycopg.Connection, _record: object) -> None:
+        # A pooler in transaction mode hands each transaction another server process, which knows no
+        # statement that was prepared before.
+        connection.prepare_threshold = None
+        _configure(connection, deadlines.READ)
+
+    return engine
+
+
+def _connect_arguments() -> dict[str, object]:
+    return {
+        "connect_timeout": deadlines.CONNECT_S,
+        "application_name": "fleetpulse",
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+        "tcp_user_timeout": deadlines.TCP_USER_TIMEOUT_MS,
+    }
+
+
+def _configure(connection: psycopg.Connection, deadline: Deadline) -> None:
+    autocommit = connection.autocommit
+    connection.autocommit = True
+    set_deadline(connection, deadline)
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET synchronous_commit = on")
+    # Names are made for each statement's own schema; a message in another language could not be searched for.
+    connection.execute("SET client_min_messages = warning")
+    connection.autocommit = autocommit
+
+
+def set_deadline(connection: psycopg.Connection, deadline: Deadline) -> None:
+    """Give the following statements of *connection* this long."""
+    connection.execute(
+        sql.SQL("SET statement_timeout = {}; SET lock_timeout = {}").format(deadline.statement_ms, deadline.lock_ms)
+    )
+
+
+def connect(url: URL) -> psycopg.Connection:
+    """
+    Open a connection of its own, in autocommit, for the writer.
+
+    Raises:
+        TransientStorageError: The server cannot be reached or refuses the log-in.
+    """
+    options = {**_connect_arguments(), **url.translate_connect_args(username="user", database="dbname"), **url.query}
+    try:
+        connection: psycopg.Connection = psycopg.connect("", autocommit=True, **options)
+    except psycopg.Error as exc:
+        raise _unreachable(url, exc) from exc
+    try:
+        _configure(connection, deadlines.WRITE)
+    except psycopg.Error as exc:
+        connection.close()
+        raise translate(exc, "connecting") from exc
+    return connection
+
+
+def _unreachable(url: URL, exc: BaseException) -> StorageError:
+    said = " ".join(str(exc).split())
+    return TransientStorageError(f"database {url.render_as_string()} cannot be reached: {said}")
+
+
+@contextmanager
+def borrow(engine: Engine, doing: str, deadline: Deadline) -> Iterator[psycopg.Connection]:
+    """
+    Lend a pooled driver connection in autocommit; *doing* is the subject of error messages.
+
+    A connection that failed is closed instead of given back: with it go session locks and half-done settings.
+
+    Raises:
+        StorageError: Whatever the driver raised inside, translated.
+    """
+    try:
+        pooled = engine.connect()
+    except SQLAlchemyError as exc:
+        raise _unreachable(engine.url, exc.__cause__ or exc) from exc
+    try:
+        connection = pooled.connection.driver_connection
+        if not isinstance(connection, psycopg.Connection):
+            raise AssertionError(f"BUG: the pool holds {type(connection).__name__}")
+        connection.autocommit = True
+        set_deadline(connection, deadline)
+        yield connection
+        set_deadline(connection, deadlines.READ)
+        connection.autocommit = False
+    except BaseException as exc:
+        pooled.invalidate()
+        if isinstance(exc, psycopg.Error | SQLAlchemyError):
+            raise translate(exc, doing) from exc
+        raise
+    finally:
+        pooled.close()

@@ -1,0 +1,143 @@
+"""
+Names to ids: agents, hosts, metrics, reasons and sessions of a batch.
+
+Ids are made in transactions of their own, before the batch's, and cached once committed: a batch that is rolled back
+never leaves a cached id that the database does not have. The cache is emptied with the connection, because the server
+behind the next one may have lost the last commits of the one before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import psycopg
+from numpy.typing import NDArray
+
+from storage.batch import Batch
+from storage.model import MetricKey, Session
+
+#: Canonical JSON of labels: what the digest is computed of.
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
+
+def labels_digest(labels: Sequence[tuple[str, str]]) -> bytes:
+    """Return the SHA-256 of *labels* as canonical JSON: what makes a metric unique beside its name and kind."""
+    return hashlib.sha256(_JSON.encode(dict(labels)).encode()).digest()
+
+
+class Ids:
+    """The ids of one database, by name; used by the writer's thread alone."""
+
+    def __init__(self) -> None:
+        self._agents: dict[str, int] = {}
+        self._hosts: dict[str, int] = {}
+        self._metrics: dict[MetricKey, int] = {}
+        self._reasons: dict[str, int] = {}
+        self._sessions: dict[str, int] = {}
+
+    def forget(self) -> None:
+        """Empty the cache: another server, or the same one after a failover, may have other ids."""
+        for cache in (self._agents, self._hosts, self._metrics, self._reasons, self._sessions):
+            cache.clear()
+
+    def agents(self, connection: psycopg.Connection, batch: Batch) -> NDArray[np.int32]:
+        """
+        Return the id of each of ``batch.agents``.
+
+        A name that the database does not know becomes a retired agent: its samples are older than its registration,
+        or come from another database's spool, and they are not lost for that.
+        """
+        events = {t.agent for t in batch.transitions} | {loss.agent for loss in batch.losses}
+        missing = [name for name in {*batch.agents, *events} if name not in self._agents]
+        if missing:
+            connection.execute(
+                "INSERT INTO agents (name, type, probe, endpoint, labels, interval_s, timeout_s, rise, fall,"
+                " credential, options, source, state, created_at, retired_at)"
+                " SELECT name, 'unknown', 'http', '', '{}', 15, 10, 1, 2, '', '{}', 'api', 'retired', now(), now()"
+                " FROM unnest(%s::text[]) AS name ORDER BY name ON CONFLICT (name) DO NOTHING",
+                (missing,),
+            )
+            rows = connection.execute("SELECT name, id FROM agents WHERE name = ANY(%s)", (missing,))
+            self._agents.update(dict(rows.fetchall()))
+        return np.array([self._agents[name] for name in batch.agents], np.int32)
+
+    def agent(self, name: str) -> int:
+        """Return the id of an agent that ``agents`` has resolved."""
+        return self._agents[name]
+
+    def hosts(self, connection: psycopg.Connection, batch: Batch) -> NDArray[np.int32]:
+        """Return the id of each of ``batch.hosts``."""
+        missing = [name for name in batch.hosts if name not in self._hosts]
+        if missing:
+            connection.execute(
+                "INSERT INTO hosts (name, created_at) SELECT name, now() FROM unnest(%s::text[]) AS name"
+                " ORDER BY name ON CONFLICT (name) DO NOTHING",
+                (missing,),
+            )
+            rows = connection.execute("SELECT name, id FROM hosts WHERE name = ANY(%s)", (missing,))
+            self._hosts.update(dict(rows.fetchall()))
+        return np.array([self._hosts[name] for name in batch.hosts], np.int32)
+
+    def reasons(self, connection: psycopg.Connection, batch: Batch) -> NDArray[np.int32]:
+        """Return the id of each of ``batch.reasons``, and of none in the last place, where index -1 points."""
+        missing = [reason for reason in batch.reasons if reason not in self._reasons]
+        if missing:
+            connection.execute(
+                "INSERT INTO reasons (reason) SELECT reason FROM unnest(%s::text[]) AS reason"
+                " ORDER BY reason ON CONFLICT (reason) DO NOTHING",
+                (missing,),
+            )
+            rows = connection.execute("SELECT reason, id FROM reasons WHERE reason = ANY(%s)", (missing,))
+            self._reasons.update(dict(rows.fetchall()))
+        return np.array([*(self._reasons[reason] for reason in batch.reasons), 0], np.int32)
+
+    def metrics(self, connection: psycopg.Connection, batch: Batch) -> NDArray[np.int32]:
+        """Return the id of each of ``batch.metrics``."""
+        missing = list(dict.fromkeys(key for key in batch.metrics if key not in self._metrics))
+        if missing:
+            digests = [labels_digest(key.labels) for key in missing]
+            names, kinds = [key.name for key in missing], [key.kind.value for key in missing]
+            connection.execute(
+                "INSERT INTO metrics (name, kind, labels, labels_digest, unit, description)"
+                " SELECT * FROM unnest(%s::text[], %s::text[], %s::jsonb[], %s::bytea[], %s::text[], %s::text[])"
+                " AS m (name, kind, labels, digest, unit, description)"
+                " ORDER BY m.name, m.kind, m.digest ON CONFLICT (name, kind, labels_digest) DO NOTHING",
+                (
+                    names,
+                    kinds,
+                    [_JSON.encode(dict(key.labels)) for key in missing],
+                    digests,
+                    [key.unit for key in missing],
+                    [key.description for key in missing],
+                ),
+            )
+            rows = connection.execute(
+                "SELECT m.id, m.name, m.kind, m.labels_digest"
+                " FROM metrics AS m"
+                " JOIN unnest(%s::text[], %s::text[], %s::bytea[]) AS w (name, kind, digest)"
+                " ON m.name = w.name AND m.kind = w.kind AND m.labels_digest = w.digest",
+                (names, kinds, digests),
+            )
+            found = {(name, kind, bytes(digest)): number for number, name, kind, digest in rows}
+            for key, digest in zip(missing, digests, strict=True):
+                self._metrics[key] = found[key.name, key.kind.value, digest]
+        return np.array([self._metrics[key] for key in batch.metrics], np.int32)
+
+    def session(self, connection: psycopg.Connection, session: Session) -> int:
+        """Return the id of *session*, recording it the first time."""
+        known = self._sessions.get(session.uuid)
+        if known is not None:
+            return known
+        connection.execute(
+            "INSERT INTO collector_sessions (uuid, name, host, pid, version, started_at, last_seen_at)"
+            " VALUES (%s, %s, %s, %s, %s, %s, now()) ON CONFLICT (uuid) DO NOTHING",
+            (session.uuid, session.name, session.host, session.pid, session.version, session.started_at),
+        )
+        row = connection.execute("SELECT id FROM collector_sessions WHERE uuid = %s", (session.uuid,)).fetchone()
+        if row is None:
+            raise AssertionError(f"BUG: session {session.uuid} was recorded and is not there")
+        self._sessions[session.uuid] = int(row[0])
+        return int(row[0])

@@ -1,0 +1,163 @@
+"""
+Making, listing and dropping partitions.
+
+A partition is made as a plain table and attached: ``CREATE TABLE … PARTITION OF`` takes ACCESS EXCLUSIVE on the parent
+and deadlocked two writers, ATTACH lets them go on. It is detached CONCURRENTLY and dropped after that, so that a
+report that still reads it holds up nobody. Both under an advisory lock, in transactions of their own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+
+import psycopg
+from psycopg import sql
+
+from storage.model import Table, Tier, Window
+from storage.pg.layout import (
+    PARTITION_LOCK,
+    TABLE_CODE,
+    TIER_CODE,
+    Slice,
+    moment,
+    parent,
+    slice_from_name,
+    slices,
+)
+from storage.store import Partition
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def partition_lock(connection: psycopg.Connection) -> Iterator[None]:
+    """Hold the session lock under which partitions come and go; waits no longer than ``lock_timeout``."""
+    connection.execute("SELECT pg_advisory_lock(%s, 0)", (PARTITION_LOCK,))
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            connection.execute("SELECT pg_advisory_unlock(%s, 0)", (PARTITION_LOCK,))
+
+
+def ensure(connection: psycopg.Connection, table: Table, tiers: Sequence[Tier], window: Window) -> int:
+    """
+    Make the missing partitions of *tiers* that *window* touches; return how many were made.
+
+    Nothing is made below a tier's closed horizon: a dropped partition never comes back empty.
+    """
+    wanted = [(tier, part) for tier in tiers for part in slices(table, tier, window)]
+    if not _missing(connection, table, wanted):
+        return 0
+    with partition_lock(connection):
+        missing = _missing(connection, table, wanted)
+        for tier, part in missing:
+            with connection.transaction():
+                _create(connection, table, tier, part)
+    return len(missing)
+
+
+def _missing(
+    connection: psycopg.Connection, table: Table, wanted: Sequence[tuple[Tier, Slice]]
+) -> list[tuple[Tier, Slice]]:
+    closed = closed_horizons(connection, table)
+    there = {row[0] for tier in {tier for tier, _ in wanted} for row in _attached(connection, table, tier)}
+    return [(tier, part) for tier, part in wanted if part.name not in there and part.window.end > closed[tier]]
+
+
+def closed_horizons(connection: psycopg.Connection, table: Table) -> dict[Tier, datetime]:
+    """Return the moment of each tier of *table* below which nothing is written."""
+    codes = {code: tier for tier, code in TIER_CODE.items()}
+    rows = connection.execute("SELECT tier, closed_before FROM horizons WHERE tbl = %s", (TABLE_CODE[table],))
+    return {codes[code]: closed for code, closed in rows}
+
+
+def _create(connection: psycopg.Connection, table: Table, tier: Tier, part: Slice) -> None:
+    above, name = sql.Identifier(parent(table, tier)), sql.Identifier(part.name)
+    connection.execute(
+        sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES)").format(
+            name, above
+        )
+    )
+    connection.execute(
+        sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})").format(
+            above, name, moment(part.window.start), moment(part.window.end)
+        )
+    )
+
+
+def _attached(connection: psycopg.Connection, table: Table, tier: Tier) -> list[tuple[str, bool]]:
+    return list(
+        connection.execute(
+            "SELECT c.relname, i.inhdetachpending"
+            " FROM pg_inherits AS i"
+            " JOIN pg_class AS c ON c.oid = i.inhrelid"
+            " WHERE i.inhparent = to_regclass(%s)"
+            " ORDER BY c.relname",
+            (parent(table, tier),),
+        )
+    )
+
+
+def listed(connection: psycopg.Connection, table: Table, tier: Tier) -> list[Partition]:
+    """Return the attached partitions of *tier* with their sizes, ascending."""
+    rows = connection.execute(
+        "SELECT c.relname, pg_total_relation_size(c.oid)"
+        " FROM pg_inherits AS i"
+        " JOIN pg_class AS c ON c.oid = i.inhrelid"
+        " WHERE i.inhparent = to_regclass(%s)"
+        " ORDER BY c.relname",
+        (parent(table, tier),),
+    )
+    found: list[Partition] = []
+    for name, size in rows:
+        part = slice_from_name(table, tier, name)
+        if part is not None:
+            found.append(Partition(table=table, tier=tier, name=name, window=part.window, size_bytes=size))
+    return found
+
+
+def drop_before(connection: psycopg.Connection, table: Table, tier: Tier, boundary: datetime) -> list[Partition]:
+    """
+    Detach and drop the partitions of *tier* that end at or before *boundary*, oldest first; return them.
+
+    Takes up where an earlier call that did not get a lock in time left off.
+    """
+    above = sql.Identifier(parent(table, tier))
+    gone: list[Partition] = []
+    with partition_lock(connection):
+        for name, pending in _attached(connection, table, tier):
+            if pending:
+                connection.execute(
+                    sql.SQL("ALTER TABLE {} DETACH PARTITION {} FINALIZE").format(above, sql.Identifier(name))
+                )
+        for part in listed(connection, table, tier):
+            if part.window.end <= boundary:
+                connection.execute(
+                    sql.SQL("ALTER TABLE {} DETACH PARTITION {} CONCURRENTLY").format(above, sql.Identifier(part.name))
+                )
+        for part in _detached(connection, table, tier):
+            if part.window.end <= boundary:
+                connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(part.name)))
+                gone.append(part)
+    return gone
+
+
+def _detached(connection: psycopg.Connection, table: Table, tier: Tier) -> list[Partition]:
+    rows = connection.execute(
+        "SELECT c.relname, pg_total_relation_size(c.oid)"
+        " FROM pg_class AS c"
+        " JOIN pg_class AS p ON p.oid = to_regclass(%s) AND p.relnamespace = c.relnamespace"
+        " WHERE c.relkind = 'r' AND NOT c.relispartition AND starts_with(c.relname, %s)"
+        " ORDER BY c.relname",
+        (parent(table, tier), f"{parent(table, tier)}_"),
+    ).fetchall()
+    found: list[Partition] = []
+    for name, size in rows:
+        part = slice_from_name(table, tier, name)
+        if part is not None:
+            found.append(Partition(table=table, tier=tier, name=name, window=part.window, size_bytes=size))
+    return found

@@ -1,0 +1,254 @@
+"""
+Refreshing tiers and proving them, on plain PostgreSQL.
+
+One refresher per table at a time, by a session lock: the lock must be held *before* the transaction takes its
+snapshot, so a transaction lock will not do. Inside one REPEATABLE READ transaction the refresher reads marks, computes
+their buckets anew, appends the marks of the next tier, and deletes the marks that it read, by id. A mark that a writer
+commits meanwhile is outside the snapshot, as are its rows: it stays, and the bucket stays dirty.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+
+import psycopg
+from psycopg import IsolationLevel, sql
+
+from storage.model import ROLLUPS, Table, Tier, Window, ceil
+from storage.pg import partitions
+from storage.pg.layout import (
+    ORIGIN,
+    REFRESH_LOCK,
+    TABLE_CODE,
+    TIER_CODE,
+    computed,
+    computed_from_raw,
+    exact,
+    interval,
+    key_columns,
+    moment,
+    parent,
+    rollup_columns,
+    slices,
+)
+from storage.store import Mismatch, RefreshResult
+
+log = logging.getLogger(__name__)
+
+#: Differences that one call reports; a tier that is wrong everywhere need not be listed row by row.
+MISMATCH_LIMIT = 100
+
+
+@contextmanager
+def refresh_lock(connection: psycopg.Connection, table: Table, *, wait: bool = False) -> Iterator[bool]:
+    """Hold the refresher's lock of *table*; yields whether it was had. With *wait* it waits ``lock_timeout``."""
+    key = (REFRESH_LOCK, TABLE_CODE[table])
+    if wait:
+        connection.execute("SELECT pg_advisory_lock(%s, %s)", key)
+        held = True
+    else:
+        row = connection.execute("SELECT pg_try_advisory_lock(%s, %s)", key).fetchone()
+        held = row == (True,)
+    try:
+        yield held
+    finally:
+        if held and not connection.closed:
+            connection.execute("SELECT pg_advisory_unlock(%s, %s)", key)
+
+
+def dirty(connection: psycopg.Connection, table: Table, tier: Tier, closed_before: datetime) -> list[datetime]:
+    """Return the marked buckets of *tier* that end at or before *closed_before*, ascending."""
+    rows = connection.execute(
+        "SELECT DISTINCT bucket FROM marks WHERE tbl = %s AND tier = %s AND bucket <= %s ORDER BY bucket",
+        (TABLE_CODE[table], TIER_CODE[tier], closed_before - tier.step),
+    )
+    return [row[0] for row in rows]
+
+
+def refresh(
+    connection: psycopg.Connection, table: Table, tier: Tier, closed_before: datetime, limit: int
+) -> RefreshResult:
+    """Recompute up to *limit* dirty, closed buckets of *tier*, oldest first, in one transaction."""
+    with refresh_lock(connection, table) as held:
+        if not held:
+            return RefreshResult(busy=True)
+        buckets = dirty(connection, table, tier, closed_before)[:limit]
+        if not buckets:
+            return RefreshResult()
+        window = Window(buckets[0], buckets[-1] + tier.step)
+        partitions.ensure(connection, table, [tier], window)
+        _summarise(connection, table, tier, window)
+        connection.isolation_level = IsolationLevel.REPEATABLE_READ
+        try:
+            with connection.transaction():
+                return _recompute(connection, table, tier, window, closed_before)
+        finally:
+            if not connection.closed:
+                connection.isolation_level = None
+
+
+def _summarise(connection: psycopg.Connection, table: Table, tier: Tier, window: Window) -> None:
+    """
+    Summarise the new pages of the BRIN indexes that this refresh will read.
+
+    A page range without a summary is read by every search; autosummarize leaves that to the next autovacuum.
+    """
+    for read in (tier.finer, tier):
+        for part in slices(table, read, window):
+            connection.execute(
+                "SELECT brin_summarize_new_values(x.indexrelid)"
+                " FROM pg_index AS x"
+                " JOIN pg_class AS c ON c.oid = x.indexrelid"
+                " JOIN pg_am AS a ON a.oid = c.relam"
+                " WHERE x.indrelid = to_regclass(%s) AND a.amname = 'brin'",
+                (part.name,),
+            )
+
+
+def _recompute(
+    connection: psycopg.Connection, table: Table, tier: Tier, window: Window, closed_before: datetime
+) -> RefreshResult:
+    """Do the work of one refresh inside the caller's transaction, whose snapshot the first statement takes."""
+    marks = connection.execute(
+        "SELECT mark_id, bucket FROM marks WHERE tbl = %s AND tier = %s AND bucket >= %s AND bucket < %s"
+        " AND bucket <= %s",
+        (TABLE_CODE[table], TIER_CODE[tier], window.start, window.end, closed_before - tier.step),
+    ).fetchall()
+    buckets = sorted({bucket for _, bucket in marks})
+    rows = 0
+    target = sql.Identifier(parent(table, tier))
+    for run in _runs(buckets, tier):
+        start, end = moment(run.start), moment(run.end)
+        connection.execute(sql.SQL("DELETE FROM {} WHERE bucket >= {} AND bucket < {}").format(target, start, end))
+        source = sql.Identifier(parent(table, tier.finer))
+        rows += connection.execute(
+            sql.SQL("INSERT INTO {} ({}) {}").format(
+                target,
+                sql.SQL(", ").join(map(sql.Identifier, rollup_columns(table))),
+                computed(table, tier, source, start, end),
+            )
+        ).rowcount
+    coarser = tier.coarser
+    if coarser is not None:
+        connection.execute(
+            sql.SQL(
+                "INSERT INTO marks (tbl, tier, bucket)"
+                " SELECT DISTINCT %s, %s, date_bin({}, b, {}) FROM unnest(%s::timestamptz[]) AS b"
+            ).format(interval(coarser.step), ORIGIN),
+            (TABLE_CODE[table], TIER_CODE[coarser], buckets),
+        )
+    connection.execute("DELETE FROM marks WHERE mark_id = ANY(%s)", ([mark for mark, _ in marks],))
+    return RefreshResult(buckets=len(buckets), rows=rows, marks=len(marks))
+
+
+def _runs(buckets: Sequence[datetime], tier: Tier) -> Iterator[Window]:
+    """Yield the longest windows of adjacent buckets: literal bounds let the planner leave out partitions."""
+    start: datetime | None = None
+    end: datetime | None = None
+    for bucket in buckets:
+        if start is not None and end is not None and bucket != end:
+            yield Window(start, end)
+            start = None
+        start = bucket if start is None else start
+        end = bucket + tier.step
+    if start is not None and end is not None:
+        yield Window(start, end)
+
+
+def dropped_horizon(connection: psycopg.Connection, table: Table, tier: Tier) -> datetime:
+    """Return the moment below which nothing of *tier* is held or computed."""
+    row = connection.execute(
+        "SELECT dropped_before FROM horizons WHERE tbl = %s AND tier = %s", (TABLE_CODE[table], TIER_CODE[tier])
+    ).fetchone()
+    if row is None:
+        raise AssertionError(f"BUG: {table} {tier} has no horizon")
+    found: datetime = row[0]
+    return found
+
+
+def mark(connection: psycopg.Connection, table: Table, window: Window) -> int:
+    """Mark every bucket of every tier that holds something within *window*, from the raw horizon on."""
+    marked = 0
+    # Under the refresher's lock, so that no horizon moves between the look and the marks.
+    with refresh_lock(connection, table, wait=True), connection.transaction():
+        horizon = dropped_horizon(connection, table, Tier.RAW)
+        for tier in ROLLUPS:
+            whole, lowest = window.aligned(tier.step), ceil(horizon, tier.step)
+            bounds = {"start": moment(max(whole.start, lowest)), "end": moment(max(whole.end, lowest))}
+            held = sql.SQL("SELECT bucket FROM {mat} WHERE bucket >= {start} AND bucket < {end}").format(
+                mat=sql.Identifier(parent(table, tier)), **bounds
+            )
+            if tier is Tier.M1:
+                held += sql.SQL(
+                    " UNION SELECT date_bin({step}, ts, {origin}) FROM {raw} WHERE ts >= {start} AND ts < {end}"
+                ).format(step=interval(tier.step), origin=ORIGIN, raw=sql.Identifier(table.value), **bounds)
+            marked += connection.execute(
+                sql.SQL(
+                    "INSERT INTO marks (tbl, tier, bucket)"
+                    " SELECT DISTINCT %s, %s::smallint, h.bucket FROM ({}) AS h ORDER BY h.bucket"
+                ).format(held),
+                (TABLE_CODE[table], TIER_CODE[tier]),
+            ).rowcount
+    return marked
+
+
+def verify_tier(connection: psycopg.Connection, table: Table, tier: Tier, window: Window) -> list[Mismatch]:
+    """Compare the exact rows of *tier* with a GROUP BY over raw, both of one snapshot."""
+    lowest = ceil(dropped_horizon(connection, table, Tier.RAW), tier.step)
+    whole = window.aligned(tier.step)
+    start, end = max(whole.start, lowest), whole.end
+    if start >= end:
+        return []
+    columns = rollup_columns(table)
+    keys = ["bucket", *key_columns(table)]
+    compared = [name for name in columns if name not in keys]
+    expected = computed_from_raw(table, tier, moment(start), moment(end))
+    statement = sql.SQL(
+        "SELECT {selected} FROM (\n{found}\n) AS f FULL JOIN (\n{expected}\n) AS e ON {same_key}"
+        " WHERE f.bucket IS NULL OR e.bucket IS NULL OR {differs} ORDER BY 1, 2 LIMIT {limit}"
+    ).format(
+        selected=sql.SQL(", ").join(
+            [
+                *(sql.SQL("coalesce({}, {})").format(sql.Identifier("f", k), sql.Identifier("e", k)) for k in keys),
+                *(sql.Identifier("f", name) for name in compared),
+                *(sql.Identifier("e", name) for name in compared),
+            ]
+        ),
+        found=exact(table, tier, moment(start), moment(end)),
+        expected=expected,
+        same_key=sql.SQL(" AND ").join(
+            sql.SQL("{} = {}").format(sql.Identifier("f", k), sql.Identifier("e", k)) for k in keys
+        ),
+        differs=sql.SQL(" OR ").join(_differs(name) for name in compared),
+        limit=sql.Literal(MISMATCH_LIMIT),
+    )
+    width = len(compared)
+    return [
+        Mismatch(
+            table=table,
+            tier=tier,
+            bucket=row[0],
+            key=dict(zip(keys[1:], row[1 : len(keys)], strict=True)),
+            found=dict(zip(compared, row[len(keys) : len(keys) + width], strict=True)),
+            expected=dict(zip(compared, row[len(keys) + width :], strict=True)),
+        )
+        for row in connection.execute(statement)
+    ]
+
+
+def _differs(name: str) -> sql.Composed:
+    found, expected = sql.Identifier("f", name), sql.Identifier("e", name)
+    if name == "latency_bins":
+        return sql.SQL("latency_bins_pack({}) IS DISTINCT FROM latency_bins_pack({})").format(found, expected)
+    if name not in ("sum", "latency_sum"):
+        return sql.SQL("{} IS DISTINCT FROM {}").format(found, expected)
+    prefix = name.removesuffix("sum")
+    n, low, high = (sql.Identifier("e", f"{prefix}{part}") for part in ("n", "min", "max"))
+    # Addition in another order differs in the last bits; by no more than this.
+    return sql.SQL(
+        "(({found} IS NULL) <> ({expected} IS NULL)"
+        " OR abs({found} - {expected}) > 1e-9 * {n} * greatest(abs({low}), abs({high})))"
+    ).format(found=found, expected=expected, n=n, low=low, high=high)

@@ -1,0 +1,240 @@
+"""
+The ``postgresql`` engine: native range partitions and rollups of our own, exact at every moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from storage import deadlines, schema
+from storage.batch import Batch, WriteResult
+from storage.errors import CapabilityMissing, CollectorRunning
+from storage.model import Session, Table, Tier, Window
+from storage.pg import ingest, partitions, provision, retention, rollups
+from storage.pg.connection import borrow, connect, make_engine, parse_url
+from storage.pg.ids import Ids
+from storage.pg.layout import COLLECTOR_LOCK
+from storage.sqlstate import translate
+from storage.store import Capability, Horizon, LedgerDay, Mismatch, Partition, RefreshResult, Rows, Store
+
+#: Oldest server that the statements are written for (security-invoker views, ``date_bin``).
+MINIMUM_VERSION = 150_000
+
+#: How far ahead partitions are made: an hour before midnight the next day's are long there.
+AHEAD = timedelta(days=2)
+
+
+class PostgresqlStore:
+    """
+    A PostgreSQL database of version 15 or later, without TimescaleDB.
+
+    Args:
+        url: ``postgresql://user:password@host:port/database``; a unix socket as ``?host=/folder``. Nothing is
+            connected until it is needed, so that a daemon starts while its database is away.
+    """
+
+    engine_name = "postgresql"
+    capabilities = frozenset({Capability.EXACT_VIEWS, Capability.COPY, Capability.SEVERAL_WRITERS})
+
+    def __init__(self, url: str) -> None:
+        self._url = parse_url(url)
+        self._engine = make_engine(self._url)
+        #: The writer's connection; made, used and closed by the writer's thread alone.
+        self._writer: psycopg.Connection | None = None
+        self._ids = Ids()
+
+    @property
+    def engine(self) -> Engine:
+        return self._engine
+
+    def close(self) -> None:
+        self._drop_writer()
+        self._engine.dispose()
+
+    def require(self, capability: Capability) -> None:
+        if capability not in self.capabilities:
+            have = ", ".join(sorted(each.value for each in self.capabilities))
+            raise CapabilityMissing(
+                capability.value, found=f"engine {self.engine_name} with {have}", needed="another engine"
+            )
+
+    def server_version(self) -> str:
+        with borrow(self._engine, "reading the server's version", deadlines.ADMIN) as connection:
+            _insist_version(connection)
+            return f"PostgreSQL {connection.info.parameter_status('server_version')}"
+
+    def server_identity(self) -> str:
+        with self._writing("reading the server's identity") as connection:
+            row = connection.execute(
+                "SELECT s.system_identifier, pg_walfile_name(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
+                " ELSE pg_current_wal_lsn() END), d.oid"
+                " FROM pg_control_system() AS s, pg_database AS d WHERE d.datname = current_database()"
+            ).fetchone()
+        if row is None:
+            raise AssertionError("BUG: a server without an identity")
+        system, wal_file, database = row
+        # The first eight digits of a WAL file's name are the timeline: it changes with every promotion.
+        return f"{system}/{str(wal_file)[:8]}/{database}"
+
+    # ---------------------------------------------------------------- schema
+
+    def check_schema(self) -> None:
+        schema.require_head(self._engine)
+        with borrow(self._engine, "checking the schema", deadlines.ADMIN) as connection:
+            provision.check(provision.version(connection))
+
+    def provision(self) -> None:
+        with borrow(self._engine, "provisioning the time series", deadlines.ADMIN) as connection:
+            _insist_version(connection)
+            provision.provision(connection)
+        today = datetime.now(UTC)
+        self.ensure_partitions(Window(today, today + AHEAD))
+
+    def drop(self) -> None:
+        with borrow(self._engine, "dropping the time series", deadlines.ADMIN) as connection:
+            provision.drop(connection)
+
+    def ensure_partitions(self, window: Window) -> int:
+        with borrow(self._engine, "making partitions", deadlines.DDL) as connection:
+            return sum(partitions.ensure(connection, table, list(Tier), window) for table in Table)
+
+    # ---------------------------------------------------------------- writing
+
+    @contextmanager
+    def _writing(self, doing: str) -> Iterator[psycopg.Connection]:
+        """Lend the writer's connection; after an error it is made anew, because its state is not known."""
+        if self._writer is None or self._writer.closed:
+            self._drop_writer()
+            self._writer = connect(self._url)
+        try:
+            yield self._writer
+        except psycopg.Error as exc:
+            if not ingest.is_permanent(exc):
+                self._drop_writer()
+            raise translate(exc, doing) from exc
+
+    def _drop_writer(self) -> None:
+        self._ids.forget()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def claim_collector(self, name: str) -> None:
+        with self._writing("claiming the database") as connection:
+            _insist_direct(connection)
+            row = connection.execute("SELECT pg_try_advisory_lock(%s, 0)", (COLLECTOR_LOCK,)).fetchone()
+            if row == (True,):
+                return
+            holder = connection.execute(
+                "SELECT a.pid, coalesce(host(a.client_addr), 'this machine') FROM pg_locks AS l"
+                " LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid"
+                " WHERE l.locktype = 'advisory' AND l.classid = %s AND l.objid = 0 AND l.granted"
+                " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+                (COLLECTOR_LOCK,),
+            ).fetchone()
+        found = f"a collector on {holder[1]}, backend {holder[0]}," if holder else "another collector"
+        raise CollectorRunning(f"database is taken: {found} holds it; stop that one before collector {name} starts")
+
+    def open_session(self, session: Session) -> int:
+        with self._writing("recording the session") as connection:
+            return self._ids.session(connection, session)
+
+    def close_session(self, session: Session) -> None:
+        with self._writing("closing the session") as connection:
+            connection.execute(
+                "UPDATE collector_sessions SET ended_at = now(), last_seen_at = now() WHERE uuid = %s", (session.uuid,)
+            )
+
+    def write(self, batch: Batch) -> WriteResult:
+        with self._writing(f"writing batch {batch.name}") as connection:
+            return ingest.write(connection, self._ids, batch)
+
+    def abandon(self, batch_range: range, spool_id: str, reason: str) -> None:
+        with self._writing("recording dropped batches") as connection:
+            ingest.abandon(connection, batch_range, spool_id, reason)
+
+    # ---------------------------------------------------------------- rollups
+
+    def dirty(self, table: Table, tier: Tier, closed_before: datetime) -> Sequence[datetime]:
+        with borrow(self._engine, "reading marks", deadlines.READ) as connection:
+            return rollups.dirty(connection, table, tier, closed_before)
+
+    def refresh(self, table: Table, tier: Tier, *, closed_before: datetime, limit: int = 120) -> RefreshResult:
+        with borrow(self._engine, f"refreshing {table.relation(tier)}", deadlines.REFRESH) as connection:
+            return rollups.refresh(connection, table, tier, closed_before, limit)
+
+    def mark(self, table: Table, window: Window) -> int:
+        with borrow(self._engine, f"marking {table}", deadlines.REFRESH) as connection:
+            return rollups.mark(connection, table, window)
+
+    def verify_tier(self, table: Table, tier: Tier, window: Window) -> Sequence[Mismatch]:
+        with borrow(self._engine, f"verifying {table.relation(tier)}", deadlines.VERIFY) as connection:
+            return rollups.verify_tier(connection, table, tier, window)
+
+    def verify_ledger(self) -> Sequence[LedgerDay]:
+        with borrow(self._engine, "verifying the ledger", deadlines.VERIFY) as connection:
+            return retention.ledger_days(connection)
+
+    # ---------------------------------------------------------------- retention
+
+    def horizons(self) -> Sequence[Horizon]:
+        with borrow(self._engine, "reading horizons", deadlines.READ) as connection:
+            return retention.horizons(connection)
+
+    def partitions(self, table: Table, tier: Tier) -> Sequence[Partition]:
+        with borrow(self._engine, "listing partitions", deadlines.READ) as connection:
+            return partitions.listed(connection, table, tier)
+
+    def close_below(self, table: Table, tier: Tier, boundary: datetime) -> None:
+        with borrow(self._engine, f"closing {table.relation(tier)}", deadlines.DDL) as connection:
+            retention.close_below(connection, table, tier, boundary)
+
+    def drop_below(self, table: Table, tier: Tier, boundary: datetime) -> Sequence[Partition]:
+        with borrow(self._engine, f"dropping from {table.relation(tier)}", deadlines.DDL) as connection:
+            return retention.drop_below(connection, table, tier, boundary)
+
+    def purge_ledger(self, before: datetime, limit: int = 50_000) -> int:
+        with borrow(self._engine, "purging the ledger", deadlines.REFRESH) as connection:
+            return retention.purge_ledger(connection, before, limit)
+
+    # ---------------------------------------------------------------- reading
+
+    def query(self, sql: str, parameters: Mapping[str, object] | None = None) -> Rows:
+        try:
+            with self._engine.begin() as connection:
+                # Per transaction, so that a pooler may hand each one another server process.
+                connection.execute(text("SET TRANSACTION READ ONLY"))
+                connection.execute(text("SET LOCAL TimeZone = 'UTC'"))
+                connection.execute(text(f"SET LOCAL statement_timeout = {deadlines.READ.statement_ms}"))
+                answer = connection.execute(text(sql), dict(parameters or {}))
+                return Rows(columns=tuple(answer.keys()), rows=[tuple(row) for row in answer])
+        except SQLAlchemyError as exc:
+            raise translate(exc, "query") from exc
+
+
+def _insist_version(connection: psycopg.Connection) -> None:
+    if connection.info.server_version < MINIMUM_VERSION:
+        raise CapabilityMissing(
+            "engine postgresql",
+            found=f"PostgreSQL {connection.info.parameter_status('server_version')}",
+            needed=f"PostgreSQL {MINIMUM_VERSION // 10_000} or later",
+        )
+
+
+def _insist_direct(connection: psycopg.Connection) -> None:
+    row = connection.execute("SELECT pg_backend_pid()").fetchone()
+    if row is None or row[0] != connection.info.backend_pid:
+        raise CapabilityMissing(
+            "writing",
+            found="a connection pooler between collector and server",
+            needed="a direct connection (session locks and COPY); readers may use the pooler",
+        )
+
+
+_: type[Store] = PostgresqlStore

@@ -1,0 +1,274 @@
+"""
+The contract that every engine fulfils, and the only thing that the rest of the program sees of a database.
+
+A store is synchronous. One thread writes, others may read and refresh at the same time; each public method takes
+a connection of its own from the engine, except ``write``, which keeps one. Methods raise the errors of
+``storage.errors`` and nothing of a driver's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from enum import Enum
+from typing import Protocol
+
+from sqlalchemy import Engine
+
+from storage.batch import Batch, WriteResult
+from storage.model import Session, Table, Tier, Window
+
+
+class Capability(Enum):
+    """What an engine may or may not be able to do."""
+
+    #: Public views equal a GROUP BY over raw at every moment, not only after a refresh.
+    EXACT_VIEWS = "views that are exact at every moment"
+    #: Batches are written by COPY.
+    COPY = "binary COPY"
+    #: Several connections may write at once.
+    SEVERAL_WRITERS = "several writers at once"
+    #: Old rows are kept by column.
+    COLUMNSTORE = "columnstore"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Horizon:
+    """How far back one tier of one table still lives."""
+
+    table: Table
+    tier: Tier
+    #: Nothing is written below this moment.
+    closed_before: datetime
+    #: Nothing is held, refreshed, rebuilt or computed below this moment; never above ``closed_before``.
+    dropped_before: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partition:
+    """A slice of one tier of one table, dropped as a whole."""
+
+    table: Table
+    tier: Tier
+    #: Name of the relation.
+    name: str
+    window: Window
+    #: Heap and indexes.
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefreshResult:
+    """What one refresh transaction did."""
+
+    #: Buckets recomputed.
+    buckets: int = 0
+    #: Rows that those buckets now have.
+    rows: int = 0
+    #: Marks removed.
+    marks: int = 0
+    #: Another refresher holds the table; nothing was done.
+    busy: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mismatch:
+    """A difference that ``verify`` found."""
+
+    table: Table
+    tier: Tier
+    #: The offending bucket, or midnight UTC of the day for the ledger.
+    bucket: datetime
+    #: Entity and metric ids of the row, empty for the ledger.
+    key: Mapping[str, int] = field(default_factory=dict)
+    #: Column names to values.
+    found: Mapping[str, object] = field(default_factory=dict)
+    expected: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerDay:
+    """What the ledger says of one UTC day of one table, beside what the table holds."""
+
+    table: Table
+    day: date
+    #: Rows that the committed batches claim.
+    ledger: int
+    #: Rows that ``count(*)`` finds in the same snapshot.
+    stored: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """The answer to a query."""
+
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[object, ...]]
+
+
+class Store(Protocol):
+    """A database that holds the relational tables, the time series and their rollups."""
+
+    #: ``postgresql``, ``timescaledb`` or ``sqlite``.
+    engine_name: str
+    #: What this engine, on this server, can do.
+    capabilities: frozenset[Capability]
+
+    @property
+    def engine(self) -> Engine:
+        """Return the SQLAlchemy engine of the relational half."""
+        ...
+
+    def close(self) -> None:
+        """Give every connection back; the store cannot be used afterwards."""
+        ...
+
+    def require(self, capability: Capability) -> None:
+        """
+        Insist on *capability*.
+
+        Raises:
+            CapabilityMissing: This engine or server lacks it.
+        """
+        ...
+
+    def server_version(self) -> str:
+        """Return product and version of the server, for people."""
+        ...
+
+    def server_identity(self) -> str:
+        """
+        Return what names this database's history: cluster, timeline and database.
+
+        It changes with a failover, a restore or a move; commits seen under another identity may be gone.
+        """
+        ...
+
+    # ---------------------------------------------------------------- schema
+
+    def check_schema(self) -> None:
+        """
+        Insist that both halves of the schema are at the revision of this code.
+
+        Raises:
+            SchemaMismatch: They are not; the message names the remedy.
+        """
+        ...
+
+    def provision(self) -> None:
+        """Create the time-series half, or bring it up to this code's version; does nothing when it is there."""
+        ...
+
+    def drop(self) -> None:
+        """Drop the time-series half, data included."""
+        ...
+
+    def ensure_partitions(self, window: Window) -> int:
+        """Make the partitions that rows of *window* need, raw and tiers; return how many were made."""
+        ...
+
+    # ---------------------------------------------------------------- writing
+
+    def claim_collector(self, name: str) -> None:
+        """
+        Become the one collector of this database until ``close`` or a lost connection.
+
+        Raises:
+            CollectorRunning: Another one holds it.
+        """
+        ...
+
+    def open_session(self, session: Session) -> int:
+        """Record the start of a collector; return its small id. Doing so twice is harmless."""
+        ...
+
+    def close_session(self, session: Session) -> None:
+        """Record the orderly end of a collector."""
+        ...
+
+    def write(self, batch: Batch) -> WriteResult:
+        """
+        Write *batch* in one transaction, once: ledger, rows, marks, transitions and losses.
+
+        A batch that the ledger knows writes nothing. Rows below the raw horizon, and rows that the database refuses
+        (SQLSTATE class 22 and 23), are left out, counted, and the latter kept in quarantine.
+
+        Raises:
+            BatchError: The batch is malformed.
+            TransientStorageError: Nothing was written; offer it again.
+        """
+        ...
+
+    def abandon(self, batch_range: range, spool_id: str, reason: str) -> None:
+        """Record in the ledger that these sequence numbers of a spool were dropped and will never come."""
+        ...
+
+    # ---------------------------------------------------------------- rollups
+
+    def dirty(self, table: Table, tier: Tier, closed_before: datetime) -> Sequence[datetime]:
+        """Return the marked buckets of *tier* that end at or before *closed_before*, ascending, distinct."""
+        ...
+
+    def refresh(self, table: Table, tier: Tier, *, closed_before: datetime, limit: int = 120) -> RefreshResult:
+        """
+        Recompute up to *limit* marked, closed buckets of *tier* from the tier below, in one transaction.
+
+        The marks that the transaction saw go, the next tier's marks come; marks that others add meanwhile stay.
+        """
+        ...
+
+    def mark(self, table: Table, window: Window) -> int:
+        """Mark every 1m bucket that *window* touches, from the raw horizon on; return how many were marked."""
+        ...
+
+    def verify_tier(self, table: Table, tier: Tier, window: Window) -> Sequence[Mismatch]:
+        """
+        Compare the public view of *tier* with a GROUP BY over raw, within *window* and above the raw horizon.
+
+        ``n``, ``min``, ``max`` must be equal, sums within 1e-9 · n · max(|min|, |max|).
+        """
+        ...
+
+    def verify_ledger(self) -> Sequence[LedgerDay]:
+        """Return, of one snapshot, every UTC day above the raw horizon with ledger and stored counts."""
+        ...
+
+    # ---------------------------------------------------------------- retention
+
+    def horizons(self) -> Sequence[Horizon]:
+        """Return the horizon of every table and tier."""
+        ...
+
+    def partitions(self, table: Table, tier: Tier) -> Sequence[Partition]:
+        """Return the partitions of *tier*, ascending."""
+        ...
+
+    def close_below(self, table: Table, tier: Tier, boundary: datetime) -> None:
+        """
+        Stop writes below *boundary*: when this returns, every transaction that wrote there has ended.
+
+        Raises:
+            TransientStorageError: Writers did not finish in time; try again later.
+        """
+        ...
+
+    def drop_below(self, table: Table, tier: Tier, boundary: datetime) -> Sequence[Partition]:
+        """
+        Drop the partitions of *tier* that end at or before *boundary*, which must be closed and clean.
+
+        Raises:
+            StorageError: The range is not closed, or marks are left in it.
+            TransientStorageError: A lock was not had in time; what was dropped so far stays dropped.
+        """
+        ...
+
+    def purge_ledger(self, before: datetime, limit: int = 50_000) -> int:
+        """Forget up to *limit* batches that were committed before *before*; return how many."""
+        ...
+
+    # ---------------------------------------------------------------- reading
+
+    def query(self, sql: str, parameters: Mapping[str, object] | None = None) -> Rows:
+        """Run a read-only statement with ``:name`` parameters and return everything it answers."""
+        ...
