@@ -98,6 +98,7 @@ class _Line:
     group: tuple[str, Labels] | None = None
     #: Its value is a start time.
     created: bool = False
+    may_have_exemplar: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -106,7 +107,7 @@ class Parsed:
 
     metrics: Sequence[MetricKey] = NO_METRICS
     values: list[float] = field(default_factory=list)
-    created: Mapping[int, float] = field(default_factory=dict)
+    created: Mapping[int, float] = field(default_factory=lambda: NO_CREATED)
     process_start: float | None = None
     rejected: dict[str, int] = field(default_factory=dict)
     #: Why the answer as a whole is worthless, empty otherwise.
@@ -145,7 +146,8 @@ class TextReader:
     def _forget(self) -> None:
         self._known: dict[bytes, _Line] = {}
         self._families: dict[tuple[str, str, str, str], _Family] = {}
-        self._edges = 0
+        self._known_bytes = 0
+        self._edge_bytes = 0
         self._root = self._family("", "untyped", "", "")
         self._layout = None
 
@@ -228,15 +230,18 @@ class TextReader:
         metrics: list[MetricKey] = []
         positions: list[int] = []
         starts: dict[tuple[str, Labels], int] = {}
-        seen: set[MetricKey] = set()
+        seen: set[tuple[str, Labels]] = set()
         groups: dict[tuple[str, Labels], list[int]] = {}
         process_start = -1
         for position, (line, value) in enumerate(zip(found, values, strict=True)):
-            reason = line.refused or refusal(value)
-            if not reason and line.key is not None and line.key in seen:
-                reason = "duplicate_series"
+            reason = line.refused
             if line.key is not None:
-                seen.add(line.key)
+                # By name and labels: the same series under two types is a duplicate too.
+                identity = (line.key.name, line.key.labels)
+                if identity in seen:
+                    reason = "duplicate_series"
+                seen.add(identity)
+            reason = reason or refusal(value)
             if reason:
                 rejected[reason] += 1
                 continue
@@ -299,9 +304,11 @@ class TextReader:
             if isinstance(learnt, str):
                 return learnt
             line = learnt
-            if len(self._known) < 2 * self._limits.series:
+            # Two spellings per series and four whole answers are plenty; past that, lines are read anew each time.
+            if len(self._known) < 2 * self._limits.series and self._known_bytes < 4 * self._limits.body_bytes:
                 self._known[prefix] = line
-        if exemplar and not (line.group is not None and line.key is not None and line.key.name.endswith(_WITH_EXEMPLAR)):
+                self._known_bytes += len(prefix)
+        if exemplar and not line.may_have_exemplar:
             return "invalid_line"
         return line, value
 
@@ -342,8 +349,8 @@ class TextReader:
         kind = Kind.GAUGE
         group = None
         if belongs:
-            created = (suffix == "_created" and self._openmetrics) or (bool(family.created_of) and family.type == "gauge")
-            if created:
+            of_text = bool(family.created_of) and family.type == "gauge"
+            if of_text or (self._openmetrics and suffix == "_created"):
                 base = family.created_of or family.name
                 return _Line(family, after, group=(base, tuple(sorted(labels))), created=True)
             if suffix in _CUMULATIVE.get(family.type, ()):
@@ -352,9 +359,10 @@ class TextReader:
                 group = (_base(family), inner)
         unit = family.unit if belongs and suffix not in ("_count", "_bucket", "_gcount") else ""
         key = self._series.intern(name, labels, kind, unit or unit_of(name), family.description if belongs else "")
+        may = belongs and (family.type, suffix) in _WITH_EXEMPLAR
         if isinstance(key, str):
-            return _Line(family, after, refused=key)
-        return _Line(family, after, key=key, group=group)
+            return _Line(family, after, refused=key, may_have_exemplar=may)
+        return _Line(family, after, key=key, group=group, may_have_exemplar=may)
 
     def _family(self, name: str, kind: str, unit: str, created_of: str) -> _Family:
         identity = (name, kind, unit, created_of)
@@ -368,9 +376,6 @@ class TextReader:
 
     def _follow(self, family: _Family, text: bytes, rejected: Counter[str]) -> _Family:
         """Return the state after a line that starts with ``#``."""
-        if len(text) > self._line_bytes + self._limits.body_bytes // 16:
-            rejected["line_limit"] += 1
-            return family
         try:
             match = _METADATA.fullmatch(text.decode().rstrip("\r\n\t "))
         except UnicodeDecodeError:
@@ -386,7 +391,7 @@ class TextReader:
         if not name or (match[1] == "TYPE" and not rest):
             rejected["invalid_line"] += 1
             return family
-        if self._edges > 4 * self._limits.series:
+        if self._edge_bytes > self._limits.body_bytes:
             # An agent whose metadata never repeats: start anew rather than grow. The family at hand stays valid.
             self._forget()
         kind, unit, created_of, description = family.type, family.unit, family.created_of, family.description
@@ -403,13 +408,18 @@ class TextReader:
         after = self._family(name, kind, unit, created_of)
         after.description = description or after.description
         family.after[text] = after
-        self._edges += 1
+        self._edge_bytes += len(text) + _EDGE_BYTES
         return after
 
 
+#: What an edge costs in memory beside its text.
+_EDGE_BYTES = 400
+#: The reference parser copies the rest of a line at each escaped quote: longer prefixes of unusual form are refused.
+_REFERENCE_LENGTH = 4096
 #: Reasons that say that a line is not of the format at all.
 _MALFORMED = ("invalid_line", "bad_utf8", "line_limit")
-_WITH_EXEMPLAR = ("_bucket", "_total")
+#: Types and suffixes of the samples that may carry an exemplar.
+_WITH_EXEMPLAR = (("counter", "_total"), ("histogram", "_bucket"), ("gaugehistogram", "_bucket"))
 
 
 def _base(family: _Family) -> str:
@@ -437,6 +447,8 @@ def _take_apart(prefix: str) -> tuple[str, list[tuple[str, str]]]:
         if len({name for name, _ in labels}) != len(labels):
             raise ValueError("a label occurs twice")
         return match[1], labels
+    if len(prefix) > _REFERENCE_LENGTH:
+        raise ValueError("too long to be read with care")
     try:
         # Its reader of the text format takes the prefixes of both formats, quoted names included.
         (family,) = text_string_to_metric_families(f"{prefix} 0\n")

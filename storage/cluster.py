@@ -269,9 +269,8 @@ class Cluster:
 
         To be run inside the data directory: pg_ctl puts the path unquoted into a shell's words, a dot is safe there.
         """
-        # The value is a list of folders of its own; quotes keep a comma or a space in a name from splitting it.
-        quoted = '"' + str(socket_folder).replace('"', '""') + '"'
-        options = [("unix_socket_directories", quoted), ("port", str(PORT)), *settings]
+        # The value is a list of folders; quotes keep a space in a name.
+        options = [("unix_socket_directories", f'"{socket_folder}"'), ("port", str(PORT)), *settings]
         # pg_ctl hands the options to a shell.
         words = " ".join(f"-c {shlex.quote(f'{name}={value}')}" for name, value in options)
         return [
@@ -311,12 +310,15 @@ class Cluster:
 
     def socket_folder(self) -> Path:
         """
-        Return the folder of the server's socket: the data directory, unless its path is too long for a socket.
+        Return the folder of the server's socket: the data directory, unless its path is unfit for a socket.
+
+        Too long for one, or with a comma or a quote: libpq reads ``host`` as a list.
 
         Raises:
             StorageError: The folder that would take its place belongs to somebody else.
         """
-        if len(os.fsencode(self.data / f".s.PGSQL.{PORT}")) <= _SOCKET_PATH_MAX:
+        path = str(self.data / f".s.PGSQL.{PORT}")
+        if len(os.fsencode(path)) <= _SOCKET_PATH_MAX and not set(path) & set(",'\"\\"):
             return self.data
         owner = self.data.stat()
         # Name and inode: two machines' folders of one name on a shared disk do not meet, nor does a successor.
@@ -335,6 +337,12 @@ class Cluster:
             if os.geteuid() == 0:
                 os.chown(folder, owner.st_uid, owner.st_gid)
         return folder
+
+    def remove_socket_folder(self) -> None:
+        """Remove the folder that stood in for the data directory, if there is one; the server must have ended."""
+        folder = self.socket_folder()
+        if folder != self.data and not any(folder.iterdir()):
+            folder.rmdir()
 
     def as_owner(self, folder: Path) -> dict[str, object]:
         """

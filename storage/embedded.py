@@ -259,6 +259,7 @@ class EmbeddedServer:
         if not self.running or not _try_lock(hold, fcntl.LOCK_EX):
             return False
         self._cluster.stop(STOP_DEADLINE_S)
+        self._cluster.remove_socket_folder()
         logger.info("stopped the embedded database in %s", self.data)
         return True
 
@@ -338,13 +339,16 @@ class EmbeddedServer:
 
     def _wait(self, deadline: float) -> bool:
         """Wait until the server answers; return ``False`` when it ended or the deadline passed."""
+        heard = ""
         while (postmaster := self._postmaster()) is not None:
             try:
                 with psycopg.connect(self._url(postmaster.socket_folder, SUPERUSER), connect_timeout=CONNECT_S):
                     return True
             except psycopg.OperationalError as exc:
                 # Recovering, or not listening yet.
-                logger.debug("embedded database in %s is not ready: %s", self.data, exc)
+                if str(exc) != heard:
+                    heard = str(exc)
+                    logger.info("waiting for the embedded database in %s: %s", self.data, heard)
             if time.monotonic() > deadline:
                 return False
             time.sleep(POLL_S)

@@ -19,7 +19,7 @@ from storage.model import Session, Table, Tier, Window
 from storage.pg import ingest, partitions, provision, retention, rollups
 from storage.pg.connection import borrow, connect, make_engine, parse_url
 from storage.pg.ids import Ids
-from storage.pg.layout import COLLECTOR_LOCK
+from storage.pg.layout import COLLECTOR_LOCK, slice_of
 from storage.sqlstate import translate
 from storage.store import Capability, Horizon, LedgerDay, Mismatch, Partition, RefreshResult, Rows, Store
 
@@ -173,9 +173,9 @@ class PostgresqlStore:
         with borrow(self._engine, f"marking {table}", deadlines.REFRESH) as connection:
             return rollups.mark(connection, table, window)
 
-    def verify_tier(self, table: Table, tier: Tier, window: Window) -> Sequence[Mismatch]:
+    def verify_tier(self, table: Table, tier: Tier, window: Window, *, against: Tier = Tier.RAW) -> Sequence[Mismatch]:
         with borrow(self._engine, f"verifying {table.relation(tier)}", deadlines.VERIFY) as connection:
-            return rollups.verify_tier(connection, table, tier, window)
+            return rollups.verify_tier(connection, table, tier, window, against)
 
     def verify_ledger(self) -> Sequence[LedgerDay]:
         with borrow(self._engine, "verifying the ledger", deadlines.VERIFY) as connection:
@@ -190,6 +190,9 @@ class PostgresqlStore:
     def partitions(self, table: Table, tier: Tier) -> Sequence[Partition]:
         with borrow(self._engine, "listing partitions", deadlines.READ) as connection:
             return partitions.listed(connection, table, tier)
+
+    def boundary(self, tier: Tier, moment: datetime) -> datetime:
+        return slice_of(Table.HEALTH, tier, moment).window.start
 
     def close_below(self, table: Table, tier: Tier, boundary: datetime) -> None:
         with borrow(self._engine, f"closing {table.relation(tier)}", deadlines.DDL) as connection:

@@ -222,9 +222,11 @@ class Store(Protocol):
         """Mark every 1m bucket that *window* touches, from the raw horizon on; return how many were marked."""
         ...
 
-    def verify_tier(self, table: Table, tier: Tier, window: Window) -> Sequence[Mismatch]:
+    def verify_tier(self, table: Table, tier: Tier, window: Window, *, against: Tier = Tier.RAW) -> Sequence[Mismatch]:
         """
-        Compare the public view of *tier* with a GROUP BY over raw, within *window* and above the raw horizon.
+        Compare the public view of *tier* with a GROUP BY over a finer tier, within *window* and above its horizon.
+
+        *against* is raw or the next finer tier.
 
         ``n``, ``min``, ``max`` must be equal, sums within 1e-9 · n · max(|min|, |max|).
         """
@@ -242,6 +244,10 @@ class Store(Protocol):
 
     def partitions(self, table: Table, tier: Tier) -> Sequence[Partition]:
         """Return the partitions of *tier*, ascending."""
+        ...
+
+    def boundary(self, tier: Tier, moment: datetime) -> datetime:
+        """Return the latest moment not after *moment* at which *tier* can be cut."""
         ...
 
     def close_below(self, table: Table, tier: Tier, boundary: datetime) -> None:

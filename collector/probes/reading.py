@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 from storage.model import MetricKey, Outcome
@@ -20,7 +21,7 @@ from storage.model import MetricKey, Outcome
 REASON_LENGTH = 200
 
 NO_METRICS: tuple[MetricKey, ...] = ()
-NO_CREATED: Mapping[int, float] = {}
+NO_CREATED: Mapping[int, float] = MappingProxyType({})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,7 +41,7 @@ class Reading:
     #: Finite values, one per metric; counters cumulative as read.
     values: list[float] = field(default_factory=list)
     #: Index into ``metrics`` to the time (Unix seconds) at which that counter started; shared, not to be changed.
-    created: Mapping[int, float] = field(default_factory=dict)
+    created: Mapping[int, float] = field(default_factory=lambda: NO_CREATED)
     #: When the process behind the counters started (Unix seconds, by the agent's clock), where the answer says so.
     process_start: float | None = None
     #: When the answer was complete, Unix seconds by this machine's clock; NaN where there was no answer.

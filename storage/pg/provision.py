@@ -28,6 +28,12 @@ _FUNCTIONS = (
     "latency_bins_merge",
     "latency_quantile",
 )
+#: Views of people and reports, in the order in which they are made; functions that they share come first.
+_VIEWS = "sql/postgresql/views.sql"
+_VIEW_FUNCTIONS = ("slots_between", "lost_between")
+_PUBLIC_VIEWS = ("observation", "fleet_health", "availability", "incidents")
+#: Public view to the rollup that it reads.
+_LOAD_VIEWS = {"system_load": "system_metrics_1m", "system_load_1h": "system_metrics_1h"}
 _LEDGER = (
     "marks",
     "marks_bucket",
@@ -55,6 +61,11 @@ def _first(connection: psycopg.Connection) -> None:
         for tier in ROLLUPS:
             _materialised(connection, table, tier)
             connection.execute(view(table, tier))
+    for name in (*_VIEW_FUNCTIONS, *_PUBLIC_VIEWS):
+        connection.execute(load("storage", _VIEWS)[name])
+    for name, rollup in _LOAD_VIEWS.items():
+        statement = sql.SQL(load("storage", _VIEWS)["system_load"])
+        connection.execute(statement.format(view=sql.Identifier(name), rollup=sql.Identifier(rollup)))
 
 
 def _raw(connection: psycopg.Connection, table: Table) -> None:
@@ -142,8 +153,12 @@ def check(found: int, *, upgrading: bool = False) -> None:
 
 
 def drop(connection: psycopg.Connection) -> None:
-    """Drop the time-series half, data included; views of reports must be gone."""
+    """Drop the time-series half, data included."""
     with partition_lock(connection), connection.transaction():
+        for name in reversed((*_PUBLIC_VIEWS, *_LOAD_VIEWS)):
+            connection.execute(sql.SQL("DROP VIEW IF EXISTS {}").format(sql.Identifier(name)))
+        for name in reversed(_VIEW_FUNCTIONS):
+            connection.execute(sql.SQL("DROP FUNCTION IF EXISTS {}").format(sql.Identifier(name)))
         for table in Table:
             for tier in reversed(ROLLUPS):
                 connection.execute(sql.SQL("DROP VIEW IF EXISTS {}").format(sql.Identifier(table.relation(tier))))

@@ -13,7 +13,7 @@ from storage.errors import StorageError
 from storage.model import Table, Tier
 from storage.pg import partitions
 from storage.pg.layout import GATE_LOCK, TABLE_CODE, TIER_CODE
-from storage.pg.rollups import refresh_lock
+from storage.pg.rollups import dropped_horizon, refresh_lock
 from storage.queries import load
 from storage.store import Horizon, LedgerDay, Partition
 
@@ -66,6 +66,11 @@ def _insist_settled(connection: psycopg.Connection, table: Table, tier: Tier, bo
         found = row[0].isoformat() if row else "nothing"
         raise StorageError(
             f"{table} {tier} cannot be dropped below {boundary.isoformat()}: it is closed below {found} only"
+        )
+    if tier is not Tier.RAW and dropped_horizon(connection, table, tier.finer) < boundary:
+        raise StorageError(
+            f"{table} {tier} cannot be dropped below {boundary.isoformat()}: {tier.finer} still holds rows there, "
+            "drop those first"
         )
     # Whatever is marked below the boundary still has to be computed from rows that would be gone.
     left = connection.execute(

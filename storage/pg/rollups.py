@@ -195,9 +195,13 @@ def mark(connection: psycopg.Connection, table: Table, window: Window) -> int:
     return marked
 
 
-def verify_tier(connection: psycopg.Connection, table: Table, tier: Tier, window: Window) -> list[Mismatch]:
-    """Compare the exact rows of *tier* with a GROUP BY over raw, both of one snapshot."""
-    lowest = ceil(dropped_horizon(connection, table, Tier.RAW), tier.step)
+def verify_tier(
+    connection: psycopg.Connection, table: Table, tier: Tier, window: Window, against: Tier
+) -> list[Mismatch]:
+    """Compare the exact rows of *tier* with a GROUP BY over those of *against*, both of one snapshot."""
+    if against not in (Tier.RAW, tier.finer):
+        raise AssertionError(f"BUG: {tier} cannot be computed from {against} in one step")
+    lowest = ceil(dropped_horizon(connection, table, against), tier.step)
     whole = window.aligned(tier.step)
     start, end = max(whole.start, lowest), whole.end
     if start >= end:
@@ -205,7 +209,11 @@ def verify_tier(connection: psycopg.Connection, table: Table, tier: Tier, window
     columns = rollup_columns(table)
     keys = ["bucket", *key_columns(table)]
     compared = [name for name in columns if name not in keys]
-    expected = computed_from_raw(table, tier, moment(start), moment(end))
+    expected = (
+        computed_from_raw(table, tier, moment(start), moment(end))
+        if against is Tier.RAW
+        else computed(table, tier, sql.Identifier(parent(table, against)), moment(start), moment(end))
+    )
     statement = sql.SQL(
         "SELECT {selected} FROM (\n{found}\n) AS f FULL JOIN (\n{expected}\n) AS e ON {same_key}"
         " WHERE f.bucket IS NULL OR e.bucket IS NULL OR {differs} ORDER BY 1, 2 LIMIT {limit}"

@@ -149,11 +149,12 @@ def test_histogram_is_valid_and_counts_the_requests() -> None:
     agent = make(2, samples=10, histogram=True)
     ask(agent)
     answer = ask(agent)
-    found = {(name, labels.get("le", "")): value for name, labels, value in samples(answer)}
+    series = list(samples(answer))
+    found = {(name, labels.get("le", "")): value for name, labels, value in series}
     buckets = [value for (name, _), value in found.items() if name == "task_duration_seconds_bucket"]
 
     assert answer.scrape is not None
-    assert len(found) == 16
+    assert len(series) == 16
     assert buckets == sorted(buckets)
     assert found["task_duration_seconds_count", ""] == buckets[-1] == answer.scrape.requests_total
 
@@ -242,6 +243,10 @@ def test_flap_alternates() -> None:
 @pytest.mark.parametrize("number", [1, 2])
 def test_garbage_is_invalid_and_repeatable(number: int) -> None:
     """No parser reads it, and the same fleet shows the same garbage again."""
+
+    def parse(text: bytes) -> object:
+        return json.loads(text) if number % 2 else list(text_string_to_metric_families(text.decode()))
+
     first, again = make(number, "garbage"), make(number, "garbage")
     found = [body(ask(first)) for _ in range(4)]
 
@@ -249,10 +254,7 @@ def test_garbage_is_invalid_and_repeatable(number: int) -> None:
     assert len(set(found)) == 3
     for text in found:
         with pytest.raises(ValueError):  # noqa: PT011  # each parser has words of its own
-            if number % 2:
-                json.loads(text)
-            else:
-                list(text_string_to_metric_families(text.decode()))
+            parse(text)
 
 
 def test_nan_brings_values_that_must_be_rejected() -> None:

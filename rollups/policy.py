@@ -1,0 +1,42 @@
+"""
+How long each tier is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import pairwise
+
+from storage.errors import SettingsError
+from storage.model import Tier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionPolicy:
+    """
+    How long each tier is kept; ``None`` is for ever.
+
+    Raises:
+        SettingsError: A finer tier would outlive a coarser one, or the ledger would forget what raw still holds.
+    """
+
+    raw: timedelta | None = timedelta(days=7)
+    m1: timedelta | None = timedelta(days=30)
+    h1: timedelta | None = timedelta(days=400)
+    d1: timedelta | None = None
+    #: Must outlive raw rows, so that ``verify`` can count them, and the spool, so that a replay is recognised.
+    ledger: timedelta = timedelta(days=14)
+
+    def keep(self, tier: Tier) -> timedelta | None:
+        """Return how long *tier* is kept."""
+        return {Tier.RAW: self.raw, Tier.M1: self.m1, Tier.H1: self.h1, Tier.D1: self.d1}[tier]
+
+    def __post_init__(self) -> None:
+        forever = timedelta.max
+        keeps = [(tier, self.keep(tier) or forever) for tier in Tier]
+        for (finer, short), (coarser, long) in pairwise(keeps):
+            if short > long:
+                raise SettingsError(f"retention.{finer} is {short}, longer than retention.{coarser} {long}: raise that")
+        if self.raw is not None and self.ledger <= self.raw:
+            raise SettingsError(f"retention.ledger is {self.ledger}, expected more than retention.raw {self.raw}")

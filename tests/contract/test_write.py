@@ -1,0 +1,242 @@
+"""
+What ``Store.write`` promises: once, whole, and every row accounted for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import numpy as np
+import pytest
+from sqlalchemy import text
+
+from rollups.verify import verify
+from storage.errors import BatchError, CollectorRunning, TransientStorageError
+from storage.model import Kind, Loss, Outcome, Table, Tier, Transition, Window
+from storage.open import open_store
+from storage.store import Store
+from tests.batches import NOON, Spool, every
+
+MINUTE = timedelta(minutes=1)
+
+
+def count(store: Store, relation: str) -> int:
+    """Return the number of rows of *relation*."""
+    found = store.query(f"SELECT count(*) FROM {relation}").rows[0][0]  # noqa: S608  # the test's own names
+    assert isinstance(found, int)
+    return found
+
+
+def test_write_stores_every_column(store: Store) -> None:
+    """A check comes back as it was written, through ids, NULLs included."""
+    spool = Spool()
+    batch = spool.batch(
+        checks=[("a", NOON, Outcome.HEALTHY, 12.5), ("b", NOON + MINUTE, Outcome.TIMEOUT, None)], reason="why"
+    )
+    result = store.write(batch)
+    rows = store.query(
+        "SELECT c.ts, a.name, c.outcome, c.late_ms, c.latency_ms, c.http_status, r.reason, s.name"
+        " FROM health_checks AS c JOIN agents AS a ON a.id = c.agent_id JOIN reasons AS r ON r.id = c.reason_id"
+        " JOIN collector_sessions AS s ON s.id = c.session_id ORDER BY c.ts"
+    ).rows
+
+    assert result.accepted == 2
+    assert rows == [
+        (NOON, "a", 0, 1.0, 12.5, 200, "why", "test"),
+        (NOON + MINUTE, "b", 4, 1.0, None, 0, "why", "test"),
+    ]
+
+
+def test_write_every_null_pattern_keeps_its_row(store: Store) -> None:
+    """Each combination of NULL lateness, latency and reason is stored in the row that it belongs to."""
+    spool = Spool()
+    batch = spool.batch(checks=[("a", NOON + MINUTE * k, Outcome.HEALTHY, float(k)) for k in range(8)], reason="r")
+    nan = np.float32("nan")
+    checks = replace(
+        batch.checks,
+        late_ms=np.array([k if k & 1 else nan for k in range(8)], np.float32),
+        latency_ms=np.array([k if k & 2 else nan for k in range(8)], np.float32),
+        reason=np.array([0 if k & 4 else -1 for k in range(8)], np.int32),
+    )
+    store.write(replace(batch, checks=checks))
+    rows = store.query("SELECT late_ms, latency_ms, reason_id IS NOT NULL FROM health_checks ORDER BY ts").rows
+
+    assert rows == [(k if k & 1 else None, k if k & 2 else None, bool(k & 4)) for k in range(8)]
+
+
+def test_write_replay_writes_nothing(store: Store) -> None:
+    """A batch that was committed is recognised by spool and sequence number, and adds no row anywhere."""
+    spool = Spool()
+    batch = spool.batch(
+        checks=[("a", NOON, Outcome.HEALTHY, 1.0)],
+        samples=[("a", "m", NOON, 1.0)],
+        system=[("h", "m", NOON, 1.0)],
+        transitions=[Transition(agent="a", due=NOON, old="unknown", new="healthy")],
+        losses=[Loss(agent="a", from_due=NOON, to_due=NOON, n=1, reason="spool_full")],
+    )
+    first, second = store.write(batch), store.write(batch)
+    relations = ("health_checks", "agent_metrics", "system_metrics", "status_events", "losses", "ingest_batches")
+
+    assert (first.accepted, first.replayed) == (3, False)
+    assert (second.accepted, second.replayed) == (0, True)
+    assert [count(store, each) for each in relations] == [1, 1, 1, 1, 1, 1]
+    assert count(store, "marks") == 3
+
+
+def test_write_makes_missing_partition(store: Store) -> None:
+    """A day that nobody prepared gets its partition; nothing is lost or kept back."""
+    spool = Spool()
+    far = NOON - timedelta(days=3)
+    result = store.write(spool.batch(samples=[("a", "m", far, 1.0)]))
+
+    assert result.accepted == 1
+    assert far.date() in {part.window.start.date() for part in store.partitions(Table.AGENT, Tier.RAW)}
+
+
+def test_write_refused_row_goes_to_quarantine_alone(store: Store) -> None:
+    """Of a batch with one row that the database refuses, that row is quarantined and the others are stored."""
+    spool = Spool()
+    moments = every(NOON, 1, 101)
+    store.ensure_partitions(Window(NOON, NOON + MINUTE))
+    with store.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE agent_metrics ADD CHECK (value <> 66)"))
+    result = store.write(spool.batch(samples=[("a", "m", at, float(k)) for k, at in enumerate(moments)]))
+    quarantined = store.query("SELECT payload ->> 'value', payload ->> 'agent', sqlstate FROM quarantine").rows
+
+    assert (result.accepted, dict(result.rejected)) == (100, {"sqlstate_23514": 1})
+    assert count(store, "agent_metrics") == 100
+    assert quarantined == [("66.0", "a", "23514")]
+    assert [day.ledger for day in store.verify_ledger()] == [100]
+    assert store.query("SELECT reason, n FROM ingest_rejections").rows == [("sqlstate_23514", 1)]
+
+
+def test_write_refused_check_is_a_loss(store: Store) -> None:
+    """A check that the database refuses leaves a loss of its slot behind."""
+    spool = Spool()
+    store.ensure_partitions(Window(NOON, NOON + MINUTE))
+    with store.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE health_checks ADD CHECK (latency_ms < 100)"))
+    store.write(spool.batch(checks=[("a", NOON, Outcome.HEALTHY, 1.0), ("b", NOON, Outcome.HEALTHY, 500.0)]))
+    losses = store.query("SELECT a.name, l.n, l.reason FROM losses AS l JOIN agents AS a ON a.id = l.agent_id").rows
+
+    assert losses == [("b", 1, "quarantined")]
+
+
+def test_write_below_horizon_is_counted(store: Store) -> None:
+    """Rows older than the horizon are refused with a reason, their slots recorded as lost; newer ones stay."""
+    spool = Spool()
+    store.close_below(Table.HEALTH, Tier.RAW, NOON)
+    store.close_below(Table.AGENT, Tier.RAW, NOON)
+    old = NOON - timedelta(hours=1)
+    result = store.write(
+        spool.batch(
+            checks=[("a", old, Outcome.HEALTHY, 1.0), ("a", NOON, Outcome.HEALTHY, 1.0)],
+            samples=[("a", "m", old, 1.0)],
+        )
+    )
+
+    assert (result.accepted, dict(result.rejected)) == (1, {"below_horizon": 2})
+    assert store.query("SELECT n, reason FROM losses").rows == [(1, "below_horizon")]
+    assert verify(store, NOON + timedelta(days=1)).holds
+
+
+def test_write_status_follows_due_time(store: Store) -> None:
+    """Of two changes of one spool the later batch wins, whichever is written first."""
+    spool = Spool()
+    first = spool.batch(transitions=[Transition(agent="a", due=NOON, old="unknown", new="healthy")])
+    second = spool.batch(transitions=[Transition(agent="a", due=NOON + MINUTE, old="healthy", new="timeout")])
+    store.write(second)
+    store.write(first)
+
+    assert store.query("SELECT status, status_due FROM agents").rows == [("timeout", NOON + MINUTE)]
+    assert count(store, "status_events") == 2
+
+
+def test_write_status_of_another_spool_needs_later_due_time(store: Store) -> None:
+    """A change out of an old spool does not override what a newer one has found since."""
+    old, new = Spool(), Spool()
+    store.write(new.batch(transitions=[Transition(agent="a", due=NOON + MINUTE, old="unknown", new="healthy")]))
+    store.write(old.batch(transitions=[Transition(agent="a", due=NOON, old="unknown", new="error")]))
+
+    assert store.query("SELECT status FROM agents").rows == [("healthy",)]
+
+
+def test_write_same_metric_of_two_kinds_is_two_metrics(store: Store) -> None:
+    """Name, labels and kind are a metric's identity."""
+    spool = Spool()
+    store.write(spool.batch(samples=[("a", "m", NOON, 1.0)]))
+    store.write(spool.batch(samples=[("a", "m", NOON, 1.0)], kind=Kind.COUNTER))
+    store.write(spool.batch(samples=[("b", "m", NOON, 1.0)]))
+
+    assert store.query("SELECT name, kind FROM metrics ORDER BY kind").rows == [("m", "counter"), ("m", "gauge")]
+
+
+def test_write_batch_over_two_days_is_refused(store: Store) -> None:
+    """A batch that spans midnight is a bug of the caller and is named as one."""
+    spool = Spool()
+    batch = spool.batch(samples=[("a", "m", NOON, 1.0), ("a", "m", NOON + timedelta(days=1), 1.0)])
+
+    with pytest.raises(BatchError, match="spans several UTC days: found 2026-03-10, 2026-03-11, expected one"):
+        store.write(batch)
+
+
+def test_write_without_a_server_is_transient(store: Store) -> None:
+    """An address where nothing listens raises what the writer retries, and names the address without password."""
+    gone = open_store("postgresql://someone:hush@127.0.0.1:9/nothing")
+    try:
+        with pytest.raises(TransientStorageError, match=r"127\.0\.0\.1:9") as caught:
+            gone.write(Spool().batch(samples=[("a", "m", NOON, 1.0)]))
+    finally:
+        gone.close()
+
+    assert "hush" not in str(caught.value)
+
+
+def test_write_survives_a_cut_connection(store: Store) -> None:
+    """A connection that the server ended costs one transient error; the retry writes the batch once."""
+    spool = Spool()
+    store.write(spool.batch(samples=[("a", "m", NOON, 1.0)]))
+    store.query(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    batch = spool.batch(samples=[("a", "m", NOON + MINUTE, 2.0)])
+    with pytest.raises(TransientStorageError):
+        store.write(batch)
+    result = store.write(batch)
+
+    assert result.accepted == 1
+    assert count(store, "agent_metrics") == 2
+
+
+def test_abandoned_batches_fill_the_holes(store: Store) -> None:
+    """Dropped sequence numbers are in the ledger with their reason; committed ones keep their entry."""
+    spool = Spool()
+    store.write(spool.batch(samples=[("a", "m", NOON, 1.0)]))
+    store.abandon(range(1, 4), str(spool.spool_id), "spool_full")
+    rows = store.query("SELECT seq, status, reason FROM ingest_batches ORDER BY seq").rows
+
+    assert rows == [(1, "committed", ""), (2, "dropped", "spool_full"), (3, "dropped", "spool_full")]
+
+
+def test_second_collector_is_refused(store: Store, database_url: str) -> None:
+    """One database has one collector; the second is told who holds it, and gets it once the first has gone."""
+    other = open_store(database_url)
+    try:
+        store.claim_collector("one")
+        with pytest.raises(CollectorRunning, match=r"database is taken: .* before collector two starts"):
+            other.claim_collector("two")
+        store.close()
+        other.claim_collector("two")
+    finally:
+        other.close()
+
+
+def test_identity_names_cluster_timeline_and_database(store: Store) -> None:
+    """The identity is stable over connections."""
+    first = store.server_identity()
+    store.close()
+
+    assert store.server_identity() == first
+    assert first.count("/") == 2
