@@ -46,8 +46,15 @@ class PendingBatch:
         """Return the number of time-series rows."""
         return len(self.checks) + len(self.agent_samples) + len(self.system_samples)
 
-    def numbered(self, spool_id: UUID, seq: int, session: Session, losses: tuple[Loss, ...] = ()) -> Batch:
-        """Return the batch under its identity, with further *losses* that the spool hands over."""
+    def numbered(
+        self,
+        spool_id: UUID,
+        seq: int,
+        session: Session,
+        losses: tuple[Loss, ...] = (),
+        transitions: tuple[Transition, ...] = (),
+    ) -> Batch:
+        """Return the batch under its identity, with *losses* and *transitions* that the spool hands over from before."""
         return Batch(
             spool_id=spool_id,
             seq=seq,
@@ -59,8 +66,8 @@ class PendingBatch:
             checks=self.checks,
             agent_samples=self.agent_samples,
             system_samples=self.system_samples,
-            transitions=self.transitions,
-            losses=self.losses + losses,
+            transitions=transitions + self.transitions,
+            losses=losses + self.losses,
             observed_to_us=self.observed_to_us,
         )
 
@@ -172,15 +179,16 @@ class Buffer:
         if place is None:
             place = self._reasons[reason] = len(self._reason_texts)
             self._reason_texts.append(reason)
+        if metrics:
+            self._add_samples(self._agent_samples, entity, due_us, metrics, values)
+        # First the one that may not fit, so that columns never differ in length.
+        self._http_status.append(http_status)
         self._ts_us.append(due_us)
         self._agent.append(entity.index)
         self._outcome.append(outcome)
         self._late_ms.append(late_ms)
         self._latency_ms.append(latency_ms)
-        self._http_status.append(http_status)
         self._reason.append(place)
-        if metrics:
-            self._add_samples(self._agent_samples, entity, due_us, metrics, values)
 
     def add_system(self, host: str, due_us: int, metrics: Sequence[MetricKey], values: Sequence[float]) -> None:
         """Add samples of a machine, dated *due_us*."""
@@ -201,6 +209,7 @@ class Buffer:
     ) -> None:
         if len(metrics) != len(values):
             raise AssertionError(f"BUG: {len(metrics)} metrics with {len(values)} values")
+        floats = array("d", values)
         # An agent answers the same series poll after poll, and looking one up costs a hash over name and labels (0.4 µs).
         if metrics is not entity.metrics and metrics != entity.metrics:
             known = self._metrics
@@ -217,7 +226,7 @@ class Buffer:
         columns.entity.append(entity.index)
         columns.count.append(len(values))
         columns.metric.extend(entity.indexes)
-        columns.value.extend(values)
+        columns.value.extend(floats)
 
     def add_transition(self, transition: Transition) -> None:
         """Add a change of status; it travels with the checks of its due time's day."""

@@ -26,7 +26,8 @@ import struct
 from array import array
 from collections.abc import Mapping, Sequence
 
-from collector.probes.reading import NO_CREATED, Reading
+from collector.probes.reading import Reading
+from collector.series import NO_CREATED
 from storage.errors import BatchError
 from storage.model import MAX_ABS_VALUE, Kind, MetricKey
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import functools
 import os
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from collector.config import Credential
-from storage.errors import FleetpulseError
+from storage.errors import FleetpulseError, SettingsError
 
 #: Files of secrets are short; whatever is longer is not one (or is a device that never ends).
 _SECRET_BYTES = 64 * 1024
@@ -44,6 +45,21 @@ class Secret:
         self._files: dict[Path, tuple[_Stamp, str]] = {}
         self._stamps: tuple[object, ...] = ()
         self._headers = b""
+
+    @classmethod
+    def of(cls, agent: str, name: str, credentials: Mapping[str, Credential]) -> Secret | None:
+        """
+        Return the secret that *agent* names, ``None`` where it names none.
+
+        Raises:
+            SettingsError: There is no credential of that name.
+        """
+        if not name:
+            return None
+        if name not in credentials:
+            known = ", ".join(sorted(credentials)) or "none"
+            raise SettingsError(f'agent "{agent}" names credential "{name}": settings have {known}')
+        return cls(credentials[name])
 
     def allows(self, host: str) -> bool:
         """Tell whether the secret may be sent to *host*; no pattern, no host."""

@@ -12,8 +12,8 @@ from enum import StrEnum
 
 from collector.config import Limits
 from collector.health_json import HealthReader
-from collector.prometheus_text import Parsed, TextReader
-from collector.series import Series
+from collector.prometheus_text import TextReader
+from collector.series import Parsed, Series
 from storage.model import Outcome
 
 

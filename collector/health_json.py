@@ -16,9 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from collector.config import Limits
-from collector.probes.reading import bounded
-from collector.prometheus_text import Parsed
-from collector.series import Series, refusal, ucum
+from collector.series import Parsed, Series, refusal, ucum
 from storage.model import Kind, MetricKey, Outcome
 
 #: What the words of the three dialects mean, in lower case. Elasticsearch and its kin say it in colours.
@@ -74,7 +72,7 @@ class HealthReader:
             parts = list(_failing(document))
             if parts:
                 more = ", …" if len(parts) > _PARTS_QUOTED else ""
-                reason = bounded(f"{reason}: {', '.join(parts[:_PARTS_QUOTED])}{more}")
+                reason = f"{reason}: {', '.join(parts[:_PARTS_QUOTED])}{more}"
         return self._gauges(document), outcome, reason
 
     def _gauges(self, document: Mapping[str, object]) -> Parsed:

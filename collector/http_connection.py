@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import zlib
+from typing import cast
 
 import httptools
 
@@ -167,9 +168,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take note of the transport."""
-        if not isinstance(transport, asyncio.Transport):
-            raise AssertionError(f"BUG: a connection over {transport!r}")
-        self._transport = transport
+        # uvloop's transports do everything that asyncio's do but do not derive from them.
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser; whatever comes when nothing was asked ends the connection."""

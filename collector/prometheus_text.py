@@ -27,8 +27,7 @@ from dataclasses import dataclass, field
 from prometheus_client.parser import text_string_to_metric_families
 
 from collector.config import Limits
-from collector.probes.reading import NO_CREATED, NO_METRICS
-from collector.series import Labels, Series, refusal, ucum, unit_of
+from collector.series import NO_CREATED, Labels, Parsed, Series, refusal, ucum, unit_of
 from storage.model import MAX_ABS_VALUE, Kind, MetricKey
 
 #: A series prefix: a name, or braces with an optional name before them. Possessive throughout: linear in the line.
@@ -99,19 +98,6 @@ class _Line:
     #: Its value is a start time.
     created: bool = False
     may_have_exemplar: bool = False
-
-
-@dataclass(slots=True, kw_only=True)
-class Parsed:
-    """The samples of one answer."""
-
-    metrics: Sequence[MetricKey] = NO_METRICS
-    values: list[float] = field(default_factory=list)
-    created: Mapping[int, float] = field(default_factory=lambda: NO_CREATED)
-    process_start: float | None = None
-    rejected: dict[str, int] = field(default_factory=dict)
-    #: Why the answer as a whole is worthless, empty otherwise.
-    error: str = ""
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)

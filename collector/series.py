@@ -5,7 +5,9 @@ The series that one agent has shown: checked against the limits once, then share
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from collector.config import Limits
 from storage.model import MAX_ABS_VALUE, Kind, MetricKey
@@ -14,6 +16,9 @@ from storage.model import MAX_ABS_VALUE, Kind, MetricKey
 DESCRIPTION_LENGTH = 300
 
 Labels = tuple[tuple[str, str], ...]
+
+NO_METRICS: tuple[MetricKey, ...] = ()
+NO_CREATED: Mapping[int, float] = MappingProxyType({})
 
 #: Endings of names to UCUM units, by the naming rules of Prometheus (base units, spelled out, at the end).
 _UNITS = {"seconds": "s", "bytes": "By", "ratio": "1", "celsius": "Cel", "meters": "m", "volts": "V", "amperes": "A"}
@@ -37,6 +42,19 @@ def refusal(value: float) -> str:
     if not math.isfinite(value):
         return "not_finite"
     return "" if -MAX_ABS_VALUE <= value <= MAX_ABS_VALUE else "out_of_range"
+
+
+@dataclass(slots=True, kw_only=True)
+class Parsed:
+    """The samples of one answer; see ``Reading`` for what the fields mean and which of them are shared."""
+
+    metrics: Sequence[MetricKey] = NO_METRICS
+    values: list[float] = field(default_factory=list)
+    created: Mapping[int, float] = field(default_factory=lambda: NO_CREATED)
+    process_start: float | None = None
+    rejected: dict[str, int] = field(default_factory=dict)
+    #: Why the answer as a whole is worthless, empty otherwise.
+    error: str = ""
 
 
 class Series:

@@ -11,9 +11,8 @@ meta          identity of the file, last sequence number, identity of the databa
 cache         what the daemon needs to start without its database: the agent list
 agents        name, last known status, names of the counters
 baselines     last cumulative values of an agent's counters, written in the transaction of the batch that used them
-batches       one row per batch: size, age, and which slots of which agents it holds, so that dropping one needs no
-              look into its body
-bodies        the batch itself, encoded
+batches       one row per batch: size and age
+bodies        the batch itself, encoded; before it, so that dropping it needs no look inside, whose slots it holds
 pending       batches to be written; a batch in neither this nor ``settled`` does not exist
 settled       batches that the database has committed, kept for a while in case a failover takes them back
 owed          losses and transitions of dropped batches; the next batch carries them
@@ -28,91 +27,40 @@ pending ones, whose slots then are losses).
 
 from __future__ import annotations
 
-import json
 import logging
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
 
-import numpy as np
-
 from collector.buffer import PendingBatch
 from collector.config import SpoolConfig
-from storage.batch import Batch, Checks, decode, encode
-from storage.errors import BatchError, FleetpulseError
-from storage.model import Loss, Session, Transition, from_us, to_us
+from collector.spool_content import (
+    OVERHEAD_BYTES,
+    Baseline,
+    last_transitions,
+    merge_losses,
+    pack_extra,
+    pack_slots,
+    size_estimate,
+    unpack_extra,
+    unpack_slots,
+)
+from collector.spool_database import SpoolDamaged, SpoolDatabase, SpoolError, SpoolUnavailable, translated
+from collector.spool_states import AgentStates
+from storage.batch import Batch, decode, encode
+from storage.errors import BatchError
+from storage.model import Loss, Session, Transition
 
 log = logging.getLogger(__name__)
 
-#: Version of the tables below; a file of another version is set aside.
-VERSION = 1
-#: Pages after which the write-ahead log is copied back: 4 MB, SQLite's own default.
-CHECKPOINT_PAGES = 1000
-#: Committed batches deleted, and free pages given back, in one go: keeps each transaction below some 10 ms.
+#: Batches deleted in one go: keeps each transaction below some 10 ms.
 CHUNK = 200
 #: Set-aside bodies that are kept; more of them say nothing that these do not.
 SET_ASIDE = 100
-#: What one transaction costs beyond its bodies: pages of the small tables and of the tree above them.
-OVERHEAD_BYTES = 256 * 1024
-
-_SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE cache (key TEXT PRIMARY KEY, crc INTEGER NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE agents (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, status TEXT, crc INTEGER, keys BLOB);
-CREATE TABLE baselines (id INTEGER PRIMARY KEY, crc INTEGER NOT NULL, body BLOB NOT NULL);
-CREATE TABLE batches (
-    seq INTEGER PRIMARY KEY, created_us INTEGER NOT NULL, size_bytes INTEGER NOT NULL, n_rows INTEGER NOT NULL,
-    crc INTEGER NOT NULL, extra TEXT NOT NULL, slots BLOB NOT NULL
-);
-CREATE TABLE bodies (seq INTEGER PRIMARY KEY, body BLOB NOT NULL);
-CREATE TABLE pending (seq INTEGER PRIMARY KEY);
-CREATE TABLE settled (seq INTEGER PRIMARY KEY, settled_us INTEGER NOT NULL);
-CREATE TABLE owed (id INTEGER PRIMARY KEY, extra TEXT NOT NULL);
-CREATE TABLE abandoned (spool_id TEXT NOT NULL, seq INTEGER NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (spool_id, seq))
-    WITHOUT ROWID;
-CREATE TABLE set_aside (seq INTEGER PRIMARY KEY, reason TEXT NOT NULL, body BLOB);
-"""
-
-#: Slots of one agent in one batch.
-_SLOTS = np.dtype([("agent", "<i4"), ("n", "<i4"), ("from_us", "<i8"), ("to_us", "<i8")])
-
-_UNAVAILABLE = {
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_BUSY,
-    sqlite3.SQLITE_LOCKED,
-    sqlite3.SQLITE_NOMEM,
-    sqlite3.SQLITE_PERM,
-}
-_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-
-
-class SpoolError(FleetpulseError):
-    """Base of what the spool raises."""
-
-
-class SpoolUnavailable(SpoolError):
-    """The disk is full or refuses; nothing was changed, try again."""
-
-
-class SpoolDamaged(SpoolError):
-    """The file is not a spool any more."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Baseline:
-    """The last cumulative values of one agent's counters."""
-
-    agent: str
-    #: Names of the counters; ``None`` where they are those of the last baseline.
-    keys: bytes | None
-    values: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,26 +75,13 @@ class SpoolStats:
     oldest_us: int = 0
     #: File and write-ahead log.
     size_bytes: int = 0
+    #: There are sequence numbers that will never come and that the ledger does not know of yet.
+    abandoned: bool = False
     #: Since the daemon started: batches dropped for size or age, and their rows.
     dropped_batches: int = 0
     dropped_rows: int = 0
     #: Since the daemon started: batches set aside because they could not be read or written.
     set_aside: int = 0
-
-
-@contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    """Let nothing but errors of the spool out of the block."""
-    try:
-        yield
-    except sqlite3.Error as exc:
-        # A MemoryError and misuse have no code; a file that is no database has one.
-        code = (getattr(exc, "sqlite_errorcode", None) or 0) & 0xFF
-        if code in _DAMAGED:
-            raise SpoolDamaged(f"spool {path} is damaged: {exc}") from exc
-        if code in _UNAVAILABLE:
-            raise SpoolUnavailable(f"spool {path} cannot be written: {exc}; free space or mend the disk") from exc
-        raise
 
 
 class SpoolFile:
@@ -168,44 +103,29 @@ class SpoolFile:
         self._bounds = bounds
         self._now_us = now_us
         self._dropped_batches = self._dropped_rows = self._set_aside = 0
-        with _translated(path):
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=5.0)
-            try:
-                self._open()
-            except BaseException:
-                self._db.close()
-                raise
-
-    def _open(self) -> None:
-        db = self._db
-        # Before the first table: the choice is part of the file.
-        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        self._page_bytes = int(db.execute("PRAGMA page_size").fetchone()[0])
-        pages = max(8, min(CHECKPOINT_PAGES, self._bounds.max_bytes // 8 // self._page_bytes))
-        db.execute(f"PRAGMA wal_autocheckpoint = {pages}")
-        db.execute(f"PRAGMA journal_size_limit = {pages * self._page_bytes}")
-        found = int(db.execute("PRAGMA user_version").fetchone()[0])
-        if found == 0 and not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            with self._transaction():
-                for statement in _SCHEMA.split(";\n"):
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version = {VERSION}")
-                self._put_meta("spool_id", str(uuid4()))
-                self._put_meta("last_seq", "0")
-        elif found != VERSION:
-            raise SpoolDamaged(f"spool {self.path} is of version {found}, expected {VERSION}")
+        self._db = SpoolDatabase(path, bounds.max_bytes)
         try:
-            self.spool_id = UUID(self._meta("spool_id"))
-            self._last_seq = int(self._meta("last_seq"))
-        except (TypeError, ValueError) as exc:
+            with translated(path):
+                self._load()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _load(self) -> None:
+        if not self._db.meta("spool_id"):
+            with self._db.transaction():
+                self._db.put_meta("spool_id", str(uuid4()))
+                self._db.put_meta("last_seq", "0")
+        try:
+            self.spool_id = UUID(self._db.meta("spool_id"))
+            self._last_seq = int(self._db.meta("last_seq"))
+        except ValueError as exc:
             raise SpoolDamaged(f"spool {self.path} has lost its identity: {exc}") from exc
-        self._agent_ids: dict[str, int] = dict(db.execute("SELECT name, id FROM agents"))
+        self._states = AgentStates(self._db.connection)
         # Reads every page of the small tables once: what is broken there shows now and not in the middle of a flush.
-        for table in ("meta", "baselines", "settled", "owed", "abandoned"):
-            db.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608  # names from this line
-        self._batches, self._bytes, self._rows = db.execute(
+        for table in ("baselines", "settled", "owed", "abandoned"):
+            self._execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608  # names from this line
+        self._batches, self._bytes, self._rows = self._execute(
             "SELECT count(*), coalesce(sum(size_bytes), 0), coalesce(sum(n_rows), 0)"
             " FROM pending JOIN batches USING (seq)"
         ).fetchone()
@@ -214,41 +134,412 @@ class SpoolFile:
         """Close the file; its write-ahead log is copied back and removed."""
         self._db.close()
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            # A full disk has rolled back already.
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise
+    def _execute(self, statement: str, parameters: Sequence[object] = ()) -> sqlite3.Cursor:
+        return self._db.connection.execute(statement, parameters)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
         """Run a transaction; give the counts of this object back as they were when it fails."""
         before = (
             self._batches, self._bytes, self._rows, self._last_seq,
-            self._dropped_batches, self._dropped_rows, self._set_aside, self._agent_ids.copy(),
+            self._dropped_batches, self._dropped_rows, self._set_aside,
         )  # fmt: skip
         try:
-            with _translated(self.path), self._transaction():
+            with translated(self.path), self._db.transaction():
                 yield
         except BaseException:
             (
                 self._batches, self._bytes, self._rows, self._last_seq,
-                self._dropped_batches, self._dropped_rows, self._set_aside, self._agent_ids,
+                self._dropped_batches, self._dropped_rows, self._set_aside,
             ) = before  # fmt: skip
+            with translated(self.path):
+                self._states.reload()
             raise
 
-    def _meta(self, key: str) -> str:
-        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return str(row[0]) if row else ""
+    # ---------------------------------------------------------------- batches
 
-    def _put_meta(self, key: str, value: str) -> None:
-        self._db.execute(
-            "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-            (key, value),
+    def append(
+        self,
+        pending: Sequence[PendingBatch],
+        session: Session,
+        baselines: Iterable[Baseline] = (),
+        settled: Sequence[int] = (),
+    ) -> list[Batch]:
+        """
+        Write batches, and the counters' values that go with them, in one transaction; return them numbered.
+
+        When this returns, all of it is on the disk. Room is made first; what had to be dropped for it, and what was
+        owed from before, travels in the first batch.
+
+        Args:
+            settled: Batches that the database has committed; noted on the way, for it costs no sync of its own.
+
+        Raises:
+            SpoolUnavailable: Nothing was written.
+        """
+        if not pending:
+            return []
+        states = list(baselines)
+        batches: list[Batch] = []
+        self._make_room(size_estimate(pending, states))
+        with self._changing():
+            self._settle(settled)
+            losses, transitions = self._collect_owed()
+            for position, each in enumerate(pending):
+                owed = (losses, transitions) if position == 0 else ()
+                batch = each.numbered(self.spool_id, self._last_seq + 1, session, *owed)
+                self._insert(batch)
+                batches.append(batch)
+            self._db.put_meta("last_seq", str(self._last_seq))
+            self._states.save_baselines(states)
+            for batch in batches:
+                self._states.save_statuses(batch.transitions)
+        return batches
+
+    def _insert(self, batch: Batch) -> None:
+        body = encode(batch)
+        slots = pack_slots(batch.agents, batch.checks, self._states.number)
+        extra = pack_extra(batch.losses, batch.transitions)
+        crc = zlib.crc32(extra.encode(), zlib.crc32(slots))
+        size, rows = len(body) + len(slots) + len(extra), len(batch)
+        self._execute(
+            "INSERT INTO bodies (seq, crc, extra, slots, body) VALUES (?, ?, ?, ?, ?)",
+            (batch.seq, crc, extra, slots, body),
+        )
+        self._execute(
+            "INSERT INTO batches (seq, created_us, size_bytes, n_rows) VALUES (?, ?, ?, ?)",
+            (batch.seq, self._now_us(), size, rows),
+        )
+        self._execute("INSERT INTO pending (seq) VALUES (?)", (batch.seq,))
+        self._last_seq = batch.seq
+        self._batches += 1
+        self._bytes += size
+        self._rows += rows
+
+    def newest(self, but_not: Sequence[int] = ()) -> int | None:
+        """Return the newest pending sequence number that is not among *but_not*: live data goes before old."""
+        with translated(self.path):
+            rows = self._execute("SELECT seq FROM pending ORDER BY seq DESC LIMIT ?", (len(but_not) + 1,)).fetchall()
+        return next((seq for (seq,) in rows if seq not in but_not), None)
+
+    def read(self, seq: int) -> Batch:
+        """
+        Return a batch.
+
+        Raises:
+            BatchError: Its body is damaged or gone: set it aside.
+        """
+        try:
+            with translated(self.path):
+                row = self._execute("SELECT body FROM bodies WHERE seq = ?", (seq,)).fetchone()
+        except SpoolDamaged as exc:
+            raise BatchError(str(exc)) from exc
+        if row is None:
+            raise BatchError(f"spool {self.path} has no body for batch {seq}")
+        batch = decode(row[0])
+        if (batch.spool_id, batch.seq) != (self.spool_id, seq):
+            raise BatchError(f"spool {self.path} has batch {batch.name} in the place of {self.spool_id}/{seq}")
+        return batch
+
+    def settle(self, seqs: Sequence[int]) -> None:
+        """Record that the database has committed these batches."""
+        if not seqs:
+            return
+        with self._changing():
+            self._settle(seqs)
+
+    def _settle(self, seqs: Sequence[int]) -> None:
+        for seq in seqs:
+            if self._leave_pending(seq):
+                self._execute("INSERT INTO settled (seq, settled_us) VALUES (?, ?)", (seq, self._now_us()))
+
+    def offer_again(self) -> int:
+        """Make every committed batch that is still here pending again; return how many."""
+        with self._changing():
+            n, size, rows = self._execute(
+                "SELECT count(*), coalesce(sum(size_bytes), 0), coalesce(sum(n_rows), 0)"
+                " FROM settled JOIN batches USING (seq)"
+            ).fetchone()
+            self._execute("INSERT INTO pending (seq) SELECT seq FROM settled")
+            self._execute("DELETE FROM settled")
+            self._batches += n
+            self._bytes += size
+            self._rows += rows
+        return int(n)
+
+    def set_aside(self, seq: int, reason: str) -> None:
+        """Take a batch that cannot be read or written out of the way; its slots become losses."""
+        with self._changing():
+            self._owe(seq, reason)
+            self._leave_pending(seq)
+            self._execute(
+                "INSERT OR REPLACE INTO set_aside (seq, reason, body) SELECT seq, ?, body FROM bodies WHERE seq = ?",
+                (reason, seq),
+            )
+            self._execute(
+                "DELETE FROM set_aside WHERE seq NOT IN (SELECT seq FROM set_aside ORDER BY seq DESC LIMIT ?)",
+                (SET_ASIDE,),
+            )
+            self._delete([seq])
+            self._set_aside += 1
+
+    def tidy(self) -> None:
+        """Drop what is too old, forget what was committed long enough ago, give free pages back to the disk."""
+        now = self._now_us()
+        keep_us = int(self._bounds.keep_committed.total_seconds() * 1e6)
+        age_us = int(self._bounds.max_age.total_seconds() * 1e6)
+        with self._changing():
+            rows = self._execute(
+                "SELECT seq FROM settled WHERE settled_us < ? ORDER BY settled_us LIMIT ?", (now - keep_us, CHUNK)
+            ).fetchall()
+            self._delete([seq for (seq,) in rows])
+            # Numbers ascend with time, so the oldest are looked at and not all of them.
+            rows = self._execute(
+                "SELECT seq, created_us FROM pending JOIN batches USING (seq) ORDER BY seq LIMIT ?", (CHUNK,)
+            ).fetchall()
+            self._drop([seq for seq, created_us in rows if created_us < now - age_us], "spool_age")
+        with translated(self.path):
+            pages, free = self._db.pages()
+        # Half of the file stays free for the next rush; giving pages back moves others, which costs writes.
+        if free > max(CHUNK, pages // 2):
+            self._db.shrink()
+
+    def salvage(self, reason: str) -> tuple[tuple[Loss, ...], tuple[Transition, ...]]:
+        """Return what can still be read of what pending batches held; for a file that is about to be given up."""
+        losses: list[Loss] = []
+        transitions: list[Transition] = []
+        unread = 0
+        try:
+            with translated(self.path):
+                owed = [unpack_extra(extra) for (extra,) in self._execute("SELECT extra FROM owed ORDER BY id")]
+                seqs = [seq for (seq,) in self._execute("SELECT seq FROM pending ORDER BY seq")]
+        except SpoolError:
+            owed, seqs, unread = [], [], self._batches
+        for seq in seqs:
+            try:
+                with translated(self.path):
+                    owed.append(self._content(seq, reason))
+            except SpoolError:
+                unread += 1
+        for found in owed:
+            losses += found[0]
+            transitions += found[1]
+        log.error(
+            "spool %s is given up: %d of its pending batches are losses now, of %d nothing could be read",
+            self.path,
+            len(seqs) - unread if seqs else 0,
+            unread,
+            extra={"event": "spool_given_up", "batches": len(seqs), "unread": unread},
+        )
+        return merge_losses(losses), last_transitions(transitions)
+
+    def owe(self, losses: Iterable[Loss], transitions: Iterable[Transition]) -> None:
+        """Note losses and transitions that the next batch shall carry."""
+        extra = pack_extra(losses, transitions)
+        if extra:
+            with self._changing():
+                self._execute("INSERT INTO owed (extra) VALUES (?)", (extra,))
+
+    @property
+    def server_identity(self) -> str:
+        """Return the identity of the database that the settled batches are in; empty before there was one."""
+        with translated(self.path):
+            return self._db.meta("server_identity")
+
+    def remember_server(self, identity: str) -> None:
+        """Note the identity of the database that batches are written to from now on."""
+        with self._changing():
+            self._db.put_meta("server_identity", identity)
+
+    # ---------------------------------------------------------------- room
+
+    def _make_room(self, need_bytes: int) -> None:
+        """
+        Delete, drop and shrink until *need_bytes* more fit below the bound; in transactions of its own.
+
+        Raises:
+            SpoolUnavailable: They never will.
+        """
+        if self._db.fits(need_bytes):
+            return
+        # A sixty-fourth more than is needed, so that a spool that is full does this once in many appends.
+        wanted = need_bytes + self._bounds.max_bytes // 64
+        if 2 * need_bytes + OVERHEAD_BYTES > self._bounds.max_bytes:
+            raise SpoolUnavailable(
+                f"spool {self.path} can never hold {need_bytes} bytes twice, in file and log: "
+                f"found a bound of {self._bounds.max_bytes} bytes, raise spool.max_bytes"
+            )
+        self._db.checkpoint()
+        dropped = 0
+        with self._changing():
+            self._give_up_copies(wanted)
+            while not self._db.has_room(wanted):
+                (oldest,) = self._execute("SELECT min(seq) FROM pending").fetchone()
+                if oldest is None:
+                    break
+                self._drop([oldest], "spool_full")
+                dropped += 1
+        self._db.checkpoint()
+        if dropped:
+            log.warning(
+                "spool %s is full: %d of the oldest batches were dropped and recorded as losses",
+                self.path,
+                dropped,
+                extra={"event": "spool_dropped", "batches": dropped, "reason": "spool_full"},
+            )
+        # The file may be larger than what is left of the bound beside its log: that takes giving pages back.
+        while not self._db.fits(need_bytes):
+            before = self._db.pages()
+            self._db.shrink()
+            self._db.checkpoint()
+            if self._db.pages() == before:
+                raise SpoolUnavailable(
+                    f"spool {self.path} has no room for {need_bytes} bytes: "
+                    f"found a bound of {self._bounds.max_bytes} bytes, raise spool.max_bytes"
+                )
+
+    def _give_up_copies(self, wanted: int) -> None:
+        """Delete what the database has already, and what nobody can use, until there is room."""
+        for select in (
+            "SELECT seq FROM settled ORDER BY seq LIMIT ?",
+            "SELECT seq FROM set_aside ORDER BY seq LIMIT ?",
+        ):
+            while not self._db.has_room(wanted):
+                seqs = [seq for (seq,) in self._execute(select, (CHUNK,)).fetchall()]
+                if not seqs:
+                    break
+                self._delete(seqs)
+                self._db.connection.executemany("DELETE FROM set_aside WHERE seq = ?", [(seq,) for seq in seqs])
+
+    def _leave_pending(self, seq: int) -> bool:
+        """Take *seq* out of the pending ones; tell whether it was among them."""
+        if not self._execute("DELETE FROM pending WHERE seq = ?", (seq,)).rowcount:
+            return False
+        size, rows = self._execute("SELECT size_bytes, n_rows FROM batches WHERE seq = ?", (seq,)).fetchone()
+        self._batches -= 1
+        self._bytes -= size
+        self._rows -= rows
+        return True
+
+    def _delete(self, seqs: Sequence[int]) -> None:
+        for table in ("bodies", "batches", "settled"):
+            self._db.connection.executemany(
+                f"DELETE FROM {table} WHERE seq = ?",  # noqa: S608  # names from this line
+                [(seq,) for seq in seqs],
+            )
+
+    def _drop(self, seqs: Sequence[int], reason: str) -> None:
+        """Give up pending batches: what they held is owed as losses."""
+        for seq in seqs:
+            rows = self._execute("SELECT n_rows FROM batches WHERE seq = ?", (seq,)).fetchone()
+            self._owe(seq, reason)
+            self._leave_pending(seq)
+            self._delete([seq])
+            self._dropped_batches += 1
+            self._dropped_rows += rows[0]
+
+    # ---------------------------------------------------------------- losses
+
+    def _owe(self, seq: int, reason: str) -> None:
+        """Note what a batch that will never be written held: its slots as losses, its transitions as they are."""
+        losses, transitions = self._content(seq, reason)
+        if losses or transitions:
+            self._execute("INSERT INTO owed (extra) VALUES (?)", (pack_extra(losses, transitions),))
+        grown = self._execute("UPDATE abandoned SET last = ? WHERE last = ? AND reason = ?", (seq, seq - 1, reason))
+        if not grown.rowcount:
+            self._execute("INSERT INTO abandoned (first, last, reason) VALUES (?, ?, ?)", (seq, seq, reason))
+
+    def _content(self, seq: int, reason: str) -> tuple[list[Loss], list[Transition]]:
+        row = self._execute("SELECT crc, extra, slots FROM bodies WHERE seq = ?", (seq,)).fetchone()
+        if row is None:
+            return [], []
+        crc, extra, slots = row
+        if zlib.crc32(str(extra).encode(), zlib.crc32(slots)) != crc:
+            log.error(
+                "spool %s batch %d is damaged beyond its body: which slots it held is not known",
+                self.path,
+                seq,
+                extra={"event": "spool_slots_unknown", "seq": seq},
+            )
+            return [], []
+        losses, transitions = unpack_extra(extra)
+        return [*losses, *unpack_slots(slots, self._states.names, reason)], transitions
+
+    def _collect_owed(self) -> tuple[tuple[Loss, ...], tuple[Transition, ...]]:
+        """Return and forget what is owed, one loss per agent and reason, and each agent's last transition."""
+        rows = self._execute("SELECT extra FROM owed ORDER BY id").fetchall()
+        if not rows:
+            return (), ()
+        content = [unpack_extra(extra) for (extra,) in rows]
+        self._execute("DELETE FROM owed")
+        return (
+            merge_losses(loss for losses, _ in content for loss in losses),
+            last_transitions(change for _, transitions in content for change in transitions),
+        )
+
+    def abandoned(self) -> list[tuple[range, str]]:
+        """Return what the ledger has to be told: sequence numbers without a gap, reason."""
+        with translated(self.path):
+            rows = self._execute("SELECT first, last, reason FROM abandoned ORDER BY first").fetchall()
+        return [(range(first, last + 1), reason) for first, last, reason in rows]
+
+    def abandon_recorded(self, seqs: range) -> None:
+        """Forget sequence numbers that the ledger knows to be abandoned; the range may have grown since."""
+        with self._changing():
+            self._execute("DELETE FROM abandoned WHERE first = ? AND last < ?", (seqs.start, seqs.stop))
+            self._execute("UPDATE OR REPLACE abandoned SET first = ? WHERE first = ?", (seqs.stop, seqs.start))
+
+    # ---------------------------------------------------------------- what goes with the batches
+
+    def baselines(self) -> list[Baseline]:
+        """Return the baselines of every agent whose record is whole; damaged ones are logged and left out."""
+        with translated(self.path):
+            return self._states.baselines()
+
+    def statuses(self) -> dict[str, str]:
+        """Return the last known status of every agent that ever changed its."""
+        with translated(self.path):
+            return self._states.statuses()
+
+    def forget_agents(self, keep: Iterable[str]) -> None:
+        """Drop the baselines and statuses of agents that are not in *keep*."""
+        with self._changing():
+            self._states.forget(keep)
+
+    def put(self, key: str, value: bytes) -> None:
+        """Keep *value* under *key*."""
+        self._make_room(len(value) + OVERHEAD_BYTES)
+        with self._changing():
+            self._execute(
+                "INSERT INTO cache (key, crc, value) VALUES (?, ?, ?)"
+                " ON CONFLICT (key) DO UPDATE SET crc = excluded.crc, value = excluded.value",
+                (key, zlib.crc32(value), value),
+            )
+
+    def get(self, key: str) -> bytes | None:
+        """Return what was kept under *key*; ``None`` where there is nothing, or where it is damaged."""
+        with translated(self.path):
+            row = self._execute("SELECT crc, value FROM cache WHERE key = ?", (key,)).fetchone()
+        if row is None or zlib.crc32(row[1]) != row[0]:
+            return None
+        return bytes(row[1])
+
+    def stats(self) -> SpoolStats:
+        """Return how full the spool is."""
+        with translated(self.path):
+            row = self._execute(
+                "SELECT created_us FROM pending JOIN batches USING (seq) ORDER BY seq LIMIT 1"
+            ).fetchone()
+            abandoned = bool(self._execute("SELECT EXISTS (SELECT * FROM abandoned)").fetchone()[0])
+            size = self._db.size_bytes()
+        return SpoolStats(
+            batches=self._batches,
+            pending_bytes=self._bytes,
+            rows=self._rows,
+            oldest_us=row[0] if row else 0,
+            size_bytes=size,
+            abandoned=abandoned,
+            dropped_batches=self._dropped_batches,
+            dropped_rows=self._dropped_rows,
+            set_aside=self._set_aside,
         )

@@ -33,10 +33,20 @@ class RetentionPolicy:
         return {Tier.RAW: self.raw, Tier.M1: self.m1, Tier.H1: self.h1, Tier.D1: self.d1}[tier]
 
     def __post_init__(self) -> None:
-        forever = timedelta.max
-        keeps = [(tier, self.keep(tier) or forever) for tier in Tier]
-        for (finer, short), (coarser, long) in pairwise(keeps):
-            if short > long:
-                raise SettingsError(f"retention.{finer} is {short}, longer than retention.{coarser} {long}: raise that")
+        tiers = list(Tier)
+        for finer, coarser in pairwise(tiers):
+            short, long = self.keep(finer), self.keep(coarser)
+            if long is not None and (short is None or short > long):
+                raise SettingsError(
+                    f"retention.{finer} is {_text(short)}, expected at most retention.{coarser} {_text(long)}: "
+                    "a coarser tier is kept at least as long as what it is computed from"
+                )
         if self.raw is not None and self.ledger <= self.raw:
-            raise SettingsError(f"retention.ledger is {self.ledger}, expected more than retention.raw {self.raw}")
+            raise SettingsError(
+                f"retention.ledger is {_text(self.ledger)}, expected more than retention.raw {_text(self.raw)}: "
+                "verify counts raw rows against the ledger"
+            )
+
+
+def _text(keep: timedelta | None) -> str:
+    return "forever" if keep is None else f"{keep / timedelta(days=1):g}d"

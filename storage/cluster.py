@@ -220,27 +220,18 @@ class Cluster:
         for left in self.data.parent.glob(f".{self.data.name}-upgrade-*"):
             shutil.rmtree(left)
         work = Path(tempfile.mkdtemp(dir=self.data.parent, prefix=f".{self.data.name}-upgrade-"))
+        # Of its own, so that two upgrades do not meet; not in the working directory, whose path may be too long.
+        sockets = Path(tempfile.mkdtemp(prefix="fleetpulse-"))
         fresh = work / self.data.name
-        owner = self.data.stat()
         try:
             fresh.mkdir(mode=0o700)
-            for folder in (work, fresh) if os.geteuid() == 0 else ():
+            owner = self.data.stat()
+            for folder in (work, fresh, sockets) if os.geteuid() == 0 else ():
                 os.chown(folder, owner.st_uid, owner.st_gid)
             # Both sides must agree about checksums; switching them on in the old one would rewrite the only good copy.
             checksums = self._has_checksums(found)
             self._init(fresh, checksums=checksums)
-            self._run(
-                "pg_upgrade",
-                f"--old-bindir={self.programs(found)}",
-                f"--old-datadir={self.data}",
-                f"--new-datadir={fresh}",
-                f"--username={SUPERUSER}",
-                # Sockets go here: the path of the data directory may be too long for one.
-                f"--socketdir={tempfile.gettempdir()}",
-                owner_of=self.data,
-                # pg_upgrade writes its scripts into its working directory.
-                cwd=work,
-            )
+            self._upgrade_into(fresh, sockets, found)
             if not checksums:
                 self._run("pg_checksums", "--enable", f"--pgdata={fresh}", owner_of=fresh)
             self.data.rename(kept)
@@ -251,8 +242,28 @@ class Cluster:
                 raise
         finally:
             shutil.rmtree(work, ignore_errors=True)
+            shutil.rmtree(sockets, ignore_errors=True)
         logger.info("upgraded %s from PostgreSQL %d to %d, old directory kept as %s", self.data, found, MAJOR, kept)
         return kept
+
+    def _upgrade_into(self, fresh: Path, sockets: Path, found: int) -> None:
+        try:
+            self._run(
+                "pg_upgrade",
+                f"--old-bindir={self.programs(found)}",
+                f"--old-datadir={self.data}",
+                f"--new-datadir={fresh}",
+                f"--username={SUPERUSER}",
+                f"--socketdir={sockets}",
+                owner_of=self.data,
+                # pg_upgrade writes its scripts into its working directory.
+                cwd=fresh.parent,
+            )
+        except StorageError as exc:
+            # The logs that the message points to go with the new directory.
+            logs = sorted(fresh.glob("pg_upgrade_output.d/*/log/*.log"), key=lambda path: path.stat().st_mtime)
+            said = "\n".join(path.read_text(errors="replace")[-1000:] for path in logs[-2:])
+            raise StorageError(f"{exc}\n{said}") from exc
 
     def _has_checksums(self, major: int) -> bool:
         output = self._run("pg_controldata", f"--pgdata={self.data}", owner_of=self.data, major=major)

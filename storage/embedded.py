@@ -219,7 +219,7 @@ class EmbeddedServer:
             try:
                 if not _try_lock(hold, fcntl.LOCK_EX) or self.running:
                     raise StorageError(f"embedded database in {self.data} is in use: stop what uses it, then upgrade")
-                (self.data / "postmaster.pid").unlink(missing_ok=True)
+                self._remove_stale_locks()
                 return self._cluster.upgrade()
             finally:
                 os.close(hold)
@@ -293,9 +293,7 @@ class EmbeddedServer:
         deadline = began + START_DEADLINE_S
         while True:
             if self._postmaster() is None:
-                # PostgreSQL refuses to start while the number in the file is alive, even as another program. That no
-                # process of a dead server still uses the data is checked by the server itself, in shared memory.
-                (self.data / "postmaster.pid").unlink(missing_ok=True)
+                self._remove_stale_locks()
                 said = self._launch(deadline)
             else:
                 # Started by a process that was killed before it was ready.
@@ -311,6 +309,17 @@ class EmbeddedServer:
                 raise StorageError(f"embedded database in {self.data} ended while it started: {said}")
             time.sleep(POLL_S)
         logger.debug("embedded database in %s ready after %.2f s", self.data, time.monotonic() - began)
+
+    def _remove_stale_locks(self) -> None:
+        """
+        Remove what a dead server left; to be called when there is none.
+
+        PostgreSQL refuses to start while the number in one of these files is alive, even as another program or, in a
+        container whose first process reaps nothing, as a zombie. That no process of a dead server still uses the data
+        is checked by the new server itself, in shared memory.
+        """
+        (self.data / "postmaster.pid").unlink(missing_ok=True)
+        (self._cluster.socket_folder() / f".s.PGSQL.{PORT}.lock").unlink(missing_ok=True)
 
     def _launch(self, deadline: float) -> str | None:
         """Start the server; return ``None`` once it is ready, or what it said when it ended."""

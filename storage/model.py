@@ -18,6 +18,10 @@ MICROSECOND = timedelta(microseconds=1)
 #: Two finite float64 samples of 1e308 overflow a sum, and an overflowed sum stops every rollup above it.
 MAX_ABS_VALUE = 1e290
 
+#: What is nearer to zero is stored as zero: PostgreSQL refuses a quotient that underflows, and one such average
+#: would stop every query over it.
+MIN_ABS_VALUE = 1e-290
+
 #: How far ahead of the collector's clock a sample may be dated when it is accepted.
 MAX_AHEAD = timedelta(minutes=5)
 

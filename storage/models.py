@@ -27,6 +27,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     Uuid,
+    false,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -127,6 +128,9 @@ class Agent(Base):
     options: Mapped[dict[str, Any]]
     source: Mapped[str]
     state: Mapped[str] = mapped_column(server_default="active")
+    #: What the source said about a pause when it was last read: a sync follows the source only where it has changed,
+    #: so that what a person paused or resumed by hand stays so.
+    source_paused: Mapped[bool] = mapped_column(server_default=false())
     status: Mapped[str] = mapped_column(server_default=UNKNOWN)
     #: Due time of the check that completed the last change of status.
     status_due: Mapped[datetime | None]

@@ -37,17 +37,22 @@ FAST = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "64MB"}
 _PREFIX = "fleetpulse-tests-"
 
 
-class OldestCluster(Cluster):
-    """A data directory of Debian's PostgreSQL 15."""
+class OtherCluster(Cluster):
+    """A data directory of another major version than the embedded one."""
 
-    def programs(self, major: int = 15) -> Path:
-        """Return the folder of Debian's programs."""
-        return OLDEST
+    def __init__(self, data: Path, programs: Path) -> None:
+        super().__init__(data)
+        self._programs = programs
+
+    def programs(self, major: int = 0) -> Path:
+        """Return the folder of that version's programs."""
+        return self._programs
 
     def require_version(self) -> None:
-        """Take the version as it is: the folder is the test session's own."""
+        """Take the version as it is."""
 
     def _init(self, folder: Path, *, checksums: bool = True) -> None:
+        # As the embedded one, but for what that version does not know.
         self._run(
             "initdb",
             "--auth=trust",
@@ -61,12 +66,18 @@ class OldestCluster(Cluster):
             file.write("\ninclude_if_exists = 'fleetpulse.conf'\n")
 
 
-class OldestServer(EmbeddedServer):
-    """Debian's PostgreSQL 15, run the way that the embedded server is."""
+class OtherServer(EmbeddedServer):
+    """A PostgreSQL server of another version, run the way that the embedded one is."""
 
-    def __init__(self, home: Path, *, settings: dict[str, str]) -> None:
+    def __init__(self, home: Path, programs: Path, *, settings: dict[str, str]) -> None:
         super().__init__(home, settings=settings)
-        self._cluster = OldestCluster(self.data)
+        self._cluster = OtherCluster(self.data, programs)
+
+
+def _server(home: Path) -> EmbeddedServer:
+    if home.name == "postgresql15":
+        return OtherServer(home, OLDEST, settings=FAST)
+    return EmbeddedServer(home, settings=FAST)
 
 
 @dataclass(slots=True)
@@ -108,8 +119,7 @@ class Servers:
     def _start(self, engine: str) -> str:
         if engine == "postgresql-url":
             return os.environ[URL_VARIABLE]
-        home = self.folder / engine
-        server = OldestServer(home, settings=FAST) if engine == "postgresql15" else EmbeddedServer(home, settings=FAST)
+        server = _server(self.folder / engine)
         url = server.start()
         self._held.append(server)
         return url
@@ -167,7 +177,7 @@ def remove_folder(folder: Path) -> None:
     """Remove the folder of a session, and stop servers that killed processes left in it."""
     for home in folder.iterdir():
         if home.is_dir():
-            (OldestServer(home, settings={}) if home.name == "postgresql15" else EmbeddedServer(home)).unpin()
+            _server(home).unpin()
     shutil.rmtree(folder)
 
 

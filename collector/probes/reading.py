@@ -12,16 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Protocol
 
+from collector.series import NO_CREATED, NO_METRICS
 from storage.model import MetricKey, Outcome
 
 #: Reasons become rows of a dictionary table: a reason that is longer than this is cut.
 REASON_LENGTH = 200
-
-NO_METRICS: tuple[MetricKey, ...] = ()
-NO_CREATED: Mapping[int, float] = MappingProxyType({})
 
 
 @dataclass(slots=True, kw_only=True)

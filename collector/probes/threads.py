@@ -20,6 +20,11 @@ class OneAtATime(Generic[T]):
     def __init__(self) -> None:
         self._running: asyncio.Future[T] | None = None
 
+    @property
+    def busy(self) -> bool:
+        """Tell whether work that outlived its deadline is still running."""
+        return self._running is not None and not self._running.done()
+
     async def run(self, work: Callable[[], T], deadline: float) -> T:
         """
         Return what *work* returns, or raise what it raises.

@@ -37,6 +37,7 @@ def upgrade() -> None:
         sa.Column("options", JSON, nullable=False),
         sa.Column("source", sa.Text(), nullable=False),
         sa.Column("state", sa.Text(), server_default="active", nullable=False),
+        sa.Column("source_paused", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("status", sa.Text(), server_default="unknown", nullable=False),
         sa.Column("status_due", TIMESTAMP, nullable=True),
         sa.Column("status_spool", sa.Uuid(), nullable=True),

@@ -13,8 +13,8 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -24,7 +24,7 @@ from psycopg import errors, sql
 
 from storage.batch import Batch, Checks, Samples, WriteResult, select
 from storage.copyformat import encode_rows
-from storage.model import Loss, Outcome, Table, Tier, Window, from_us, to_us
+from storage.model import MAX_ABS_VALUE, MIN_ABS_VALUE, Loss, Outcome, Table, Tier, Window, from_us, to_us
 from storage.pg import partitions
 from storage.pg.ids import Ids
 from storage.pg.layout import GATE_LOCK, TABLE_CODE, TIER_CODE, leaf
@@ -105,7 +105,7 @@ def _attempt(
             return WriteResult(replayed=True)
         closed = _enter_gates(connection, tables)
         for table in tables:
-            columns = _above(batch, table, closed[table], tally)
+            columns = _admitted(batch, table, closed[table], tally)
             if not len(columns):
                 continue
             tally.accepted[table] = copy(connection, batch, table, columns, resolved, tally)
@@ -131,16 +131,34 @@ def _enter_gates(connection: psycopg.Connection, tables: Sequence[Table]) -> dic
     return {table: closed[TABLE_CODE[table]] for table in tables}
 
 
-def _above(batch: Batch, table: Table, closed: datetime, tally: _Tally) -> Checks | Samples:
-    """Return the rows above the horizon; count the others, and record their slots as lost."""
+def _admitted(batch: Batch, table: Table, closed: datetime, tally: _Tally) -> Checks | Samples:
+    """Return the rows that may be stored; count the others by reason, and record their slots as lost."""
     columns = batch.columns(table)
-    below = columns.ts_us < to_us(closed)
-    if not below.any():
-        return columns
-    tally.rejected[table, "below_horizon"] += int(below.sum())
+    refused = np.zeros(len(columns), np.bool_)
+    for reason, found in _objections(columns, closed):
+        found &= ~refused
+        if not found.any():
+            continue
+        refused |= found
+        tally.rejected[table, reason] += int(found.sum())
+        if isinstance(columns, Checks):
+            tally.losses.extend(losses_of(batch, columns, found, reason))
+    if refused.any():
+        columns = select(columns, ~refused)
+    if isinstance(columns, Samples):
+        columns = replace(columns, value=np.where(np.abs(columns.value) < MIN_ABS_VALUE, 0.0, columns.value))
+    return columns
+
+
+def _objections(columns: Checks | Samples, closed: datetime) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Yield each reason to refuse rows with a mask of the rows that it holds for."""
+    yield "below_horizon", columns.ts_us < to_us(closed)
     if isinstance(columns, Checks):
-        tally.losses.extend(losses_of(batch, columns, below, "below_horizon"))
-    return select(columns, ~below)
+        # NaN is how an answer that never came is written; an infinite one would spoil every sum above it.
+        yield "not_finite", np.isinf(columns.latency_ms) | np.isinf(columns.late_ms)
+    else:
+        yield "not_finite", ~np.isfinite(columns.value)
+        yield "out_of_range", np.abs(columns.value) > MAX_ABS_VALUE
 
 
 def losses_of(batch: Batch, checks: Checks, chosen: NDArray[np.bool_], reason: str) -> list[Loss]:

@@ -19,7 +19,7 @@ from rollups.policy import RetentionPolicy
 from rollups.refresh import rebuild, refresh_all
 from rollups.retention import apply
 from rollups.verify import verify
-from storage.model import ROLLUPS, Table, Tier, Window, floor
+from storage.model import MIN_ABS_VALUE, ROLLUPS, Table, Tier, Window, floor
 from storage.store import Store
 from tests.batches import NOON, Spool
 
@@ -127,7 +127,9 @@ def write(store: Store, spool: Spool, oracle: Oracle, now: datetime, rows: objec
         each.closed_before for each in store.horizons() if each.table is Table.AGENT and each.tier is Tier.RAW
     )
     for batch in by_day.values():
-        accepted = [(name, at, value) for name, _, at, value in batch if at >= closed]
+        accepted = [
+            (name, at, value if abs(value) >= MIN_ABS_VALUE else 0.0) for name, _, at, value in batch if at >= closed
+        ]
         result = store.write(spool.batch(samples=batch))
 
         assert result.accepted == len(accepted)

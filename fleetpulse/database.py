@@ -1,0 +1,84 @@
+"""
+From settings to an open store: the database that is named, or the embedded one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+from fleetpulse.settings import Settings
+from storage import schema
+from storage.embedded import EmbeddedServer
+from storage.errors import SchemaMismatch, StorageError
+from storage.open import open_store
+from storage.store import Store
+
+
+def embedded(settings: Settings) -> EmbeddedServer | None:
+    """Return this process's hold on the embedded server, not started; ``None`` when a database is named."""
+    return EmbeddedServer(settings.home) if settings.database_url() is None else None
+
+
+@contextmanager
+def opened(settings: Settings, *, check: bool = True) -> Iterator[Store]:
+    """
+    Lend the store that *settings* name; an embedded server is started where it is not running.
+
+    Args:
+        check: Insist on the schema of this code.
+
+    Raises:
+        StorageError: There is no embedded database yet; only ``run`` and ``db upgrade`` make one.
+        SchemaMismatch: The database is at another revision than the code needs.
+    """
+    with located(settings) as url, closing(open_store(url)) as store:
+        if check:
+            store.check_schema()
+        yield store
+
+
+@contextmanager
+def located(settings: Settings, *, create: bool = False) -> Iterator[str]:
+    """
+    Lend the address of the database; an embedded server runs as long as it is lent.
+
+    Args:
+        create: Make the embedded database where there is none.
+
+    Raises:
+        StorageError: There is none.
+    """
+    url = settings.database_url()
+    if url is not None:
+        yield url
+        return
+    server = EmbeddedServer(settings.home)
+    if not create and not server.data.exists():
+        raise StorageError(
+            f'there is no database in {settings.home} yet: start the daemon with "fleetpulse run", '
+            'or make an empty one with "fleetpulse db upgrade"'
+        )
+    with server:
+        yield server.url
+
+
+def upgrade(store: Store) -> None:
+    """Bring both halves of the schema up to this code."""
+    schema.upgrade(store.engine)
+    store.provision()
+
+
+def make_ready(store: Store, settings: Settings) -> None:
+    """
+    Insist on the schema of this code; an embedded database, which is ours alone, is brought up to it.
+
+    Raises:
+        SchemaMismatch: A named database is at another revision, or the database is newer than the code.
+    """
+    try:
+        store.check_schema()
+    except SchemaMismatch:
+        if settings.database_url() is not None:
+            raise
+        upgrade(store)

@@ -1,0 +1,3 @@
+"""
+Reports: a catalogue of named questions, one ``.sql`` file each, run against any engine and rendered for people or programs.
+"""

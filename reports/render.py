@@ -1,0 +1,186 @@
+"""
+A report as a table for people, as CSV (RFC 4180) or as JSON for programs.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from reports.catalogue import Column
+from reports.run import Report
+
+#: How people see a status: colour and symbol, because not everybody sees colour and not every terminal has it.
+STATUS_LOOKS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "healthy": ("●", "green"),
+        "degraded": ("◐", "yellow"),
+        "unhealthy": ("✖", "red"),
+        "stalled": ("✖", "red"),
+        "timeout": ("✖", "red"),
+        "refused": ("✖", "red"),
+        "error": ("✖", "red"),
+        "paused": ("‖", "blue"),
+        "skipped": ("·", "dim"),
+        "unknown": ("?", "dim"),
+        "stale": ("!", "magenta"),
+    }
+)
+
+#: Wider than any table: what a table would take if it could.
+_UNBOUNDED = 10_000
+_STATUS_COLUMNS = frozenset({"status", "last_outcome", "first_status", "last_status"})
+
+
+def to_csv(report: Report) -> str:
+    """Return *report* as CSV with a header line; times in UTC, NULL as an empty field."""
+    out = io.StringIO(newline="")
+    # The module's default dialect is that of RFC 4180: CRLF, quotes only where they are needed.
+    writer = csv.writer(out)
+    writer.writerow(column.name for column in report.columns)
+    for row in report.rows:
+        writer.writerow(_csv_value(value) for value in row)
+    return out.getvalue()
+
+
+def to_json(report: Report) -> str:
+    """Return *report* as one JSON object: name, window, columns with units, rows as objects; NULL and NaN as null."""
+    document = {
+        "report": report.name,
+        "window": None if report.window is None else {"start": iso(report.window.start), "end": iso(report.window.end)},
+        "columns": [{"name": column.name, "unit": column.unit} for column in report.columns],
+        "rows": [
+            {column.name: json_value(value) for column, value in zip(report.columns, row, strict=True)}
+            for row in report.rows
+        ],
+    }
+    return json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+
+
+def to_table(report: Report, width: int) -> Table:
+    """
+    Return *report* as a table of the terminal; durations and ratios in the words of people.
+
+    Args:
+        width: Columns of the terminal; what the report can spare is left out until the rest fits.
+    """
+    chosen = list(range(len(report.columns)))
+    spare = [place for place in chosen if report.columns[place].spare]
+    while True:
+        table = _table(report, chosen)
+        if not spare or _width(table) <= width:
+            return table
+        chosen.remove(spare.pop())
+
+
+def _table(report: Report, chosen: list[int]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for place in chosen:
+        column = report.columns[place]
+        numeric = column.unit not in ("", "utc")
+        table.add_column(_heading(column), justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
+    for row in report.rows:
+        table.add_row(*(cell(report.columns[place], row[place]) for place in chosen))
+    return table
+
+
+def _width(table: Table) -> int:
+    console = Console(width=_UNBOUNDED)
+    return console.measure(table).maximum
+
+
+def cell(column: Column, value: object) -> Text:
+    """Return one value as people read it."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return Text("–", style="dim")
+    if column.name in _STATUS_COLUMNS:
+        return status_text(str(value))
+    if isinstance(value, datetime):
+        return Text(f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}")
+    if isinstance(value, bool):
+        return Text("yes" if value else "no")
+    if isinstance(value, int | float) and column.unit in _FORMATS:
+        return Text(_FORMATS[column.unit](value))
+    return Text(plain(str(value)))
+
+
+def status_text(status: str) -> Text:
+    """Return a status with its symbol and colour."""
+    symbol, style = STATUS_LOOKS.get(status, ("?", "dim"))
+    return Text(f"{symbol} {plain(status)}", style=style)
+
+
+def plain(text: str) -> str:
+    """Return *text* without what a terminal would obey: agents choose their words, not what the screen does."""
+    return "".join(character if character.isprintable() else "�" for character in text)
+
+
+def duration(seconds: float) -> str:
+    """Return *seconds* in the two largest units that it has: ``3d 4h``, ``12m 05s``, ``1.5s``."""
+    if seconds < 60:
+        return f"{seconds:.1f}s"
+    whole = round(seconds)
+    days, hours, minutes = whole // 86_400, whole // 3_600 % 24, whole // 60 % 60
+    if days:
+        return f"{days}d {hours}h"
+    if hours:
+        return f"{hours}h {minutes:02d}m"
+    return f"{minutes}m {whole % 60:02d}s"
+
+
+def ratio(value: float) -> str:
+    """Return a ratio in percent, rounded down: 99.996 % must not read as all."""
+    return f"{math.floor(value * 10_000) / 100:.2f} %"
+
+
+def iso(moment: datetime) -> str:
+    """Return *moment* as ISO 8601 in UTC, ``Z`` at the end."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def json_value(value: object) -> object:
+    """Return *value* as JSON can hold it."""
+    if isinstance(value, datetime):
+        return iso(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _csv_value(value: object) -> object:
+    value = json_value(value)
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False)
+    return value
+
+
+def _heading(column: Column) -> str:
+    name = column.name.replace("_", " ")
+    unit = {"ms": " (ms)", "%": ""}.get(column.unit, "")
+    return name.removesuffix(" ms").removesuffix(" s").replace(" percent", " %") + unit
+
+
+_FORMATS: Mapping[str, Callable[[float], str]] = MappingProxyType(
+    {
+        "1": lambda value: f"{value:.2f}",
+        "ratio": ratio,
+        "%": lambda value: f"{value:.1f}",
+        "ms": lambda value: f"{value:.1f}",
+        "s": duration,
+        "slots": lambda value: f"{value}",
+    }
+)

@@ -1,0 +1,18 @@
+-- incidents --
+-- The incidents that overlap [start, end), the latest first; each with all of its own time.
+SELECT i.agent,
+       i.type,
+       i.started_at,
+       i.ended_at,
+       i.duration_s,
+       i.first_status,
+       i.last_status,
+       i.reason,
+       i.open
+FROM incidents AS i
+WHERE i.started_at < :end
+  AND (i.ended_at IS NULL OR i.ended_at > :start)
+  AND (CAST(:agent AS text) IS NULL OR i.agent = :agent)
+  AND (CAST(:type AS text) IS NULL OR i.type = :type)
+ORDER BY i.started_at DESC,
+         i.agent
