@@ -107,21 +107,21 @@ def measure(store: PostgresqlStore, series: int, history_series: int) -> list[Fi
     ]
 
 
-def main() -> bool:
+def run(series: int = SERIES, history_series: int = HISTORY_SERIES) -> bool:
     """Measure on an embedded server of its own and print the figures; return whether every bar is met."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--series", type=int, default=SERIES)
-    parser.add_argument("--history-series", type=int, default=HISTORY_SERIES)
-    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fleetpulse-bench-") as folder, EmbeddedServer(Path(folder)) as server:
         store = PostgresqlStore(server.url)
         try:
             schema.upgrade(store.engine)
             store.provision()
-            return show(measure(store, arguments.series, arguments.history_series))
+            return show(measure(store, series, history_series))
         finally:
             store.close()
 
 
 if __name__ == "__main__":
-    raise SystemExit(0 if main() else 1)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--series", type=int, default=SERIES)
+    parser.add_argument("--history-series", type=int, default=HISTORY_SERIES)
+    arguments = parser.parse_args()
+    raise SystemExit(0 if run(arguments.series, arguments.history_series) else 1)
