@@ -79,8 +79,8 @@ class CollectorConfig:
     credentials: Mapping[str, Credential] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     spool: SpoolConfig = field(default_factory=SpoolConfig)
-    #: Seconds between flushes of the buffer to the spool.
-    flush_interval_s: float = 1.0
+    #: Seconds between flushes of the buffer to the spool: half of the second after which an answer must survive a kill.
+    flush_interval_s: float = 0.5
     #: Name under which this machine's own metrics are stored; empty for none.
     host: str = ""
     #: Seconds between collections of host metrics.

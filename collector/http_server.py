@@ -142,12 +142,9 @@ class HttpServer:
         try:
             async with asyncio.timeout(EXCHANGE_S):
                 await self._exchange(reader, writer)
-        except (TimeoutError, OSError, asyncio.IncompleteReadError):
-            # The client's business.
-            pass
-        except asyncio.CancelledError:
-            # Only ``close`` cancels: ending quietly is what it asks for.
-            pass
+        except (TimeoutError, OSError, asyncio.IncompleteReadError, asyncio.CancelledError) as exc:
+            # A client that leaves, or ``close``, the only one that cancels: neither is worth a line.
+            log.debug("page was not served: %r", exc)
         except Exception:
             log.exception("page could not be served", extra={"event": "page_failed"})
         finally:

@@ -15,6 +15,7 @@ from datetime import timedelta
 
 from collector.buffer import Buffer
 from collector.counters import Counters
+from collector.probes.http import HttpProbe
 from collector.probes.reading import Probe, Reading, bounded, timed_out
 from collector.spool_content import Baseline
 from collector.status import StatusMachine
@@ -39,7 +40,7 @@ _NO_WAIT_MS = 0.0
 
 
 class PolledAgent:
-    """An agent as the collector works with it. The registry makes and changes these, on the event loop."""
+    """An agent, or this machine, as the collector works with it. Made and changed on the event loop."""
 
     __slots__ = (
         "_keys_saved",
@@ -47,21 +48,28 @@ class PolledAgent:
         "deadline_s",
         "due_us",
         "failing",
+        "host",
+        "latency_ms",
         "machine",
         "probe",
         "spec",
         "task",
-        "wants_due",
     )
 
-    def __init__(self, spec: AgentSpec, probe: Probe, counters: Counters, machine: StatusMachine) -> None:
+    def __init__(
+        self, spec: AgentSpec, probe: Probe, counters: Counters, machine: StatusMachine, *, host: str = ""
+    ) -> None:
         self.spec = spec
+        #: Name of the machine whose metrics this is; such a one has samples and no checks.
+        self.host = host
         self.probe = probe
         self.counters = counters
         self.machine = machine
         #: The poll that runs, and the slot that it is for.
         self.task: asyncio.Task[None] | None = None
         self.due_us = 0
+        #: Of the last answer, milliseconds; NaN where the last poll had none.
+        self.latency_ms = math.nan
         #: The probe's last poll raised: said once, not in each slot.
         self.failing = False
         self.deadline_s = 0.0
@@ -105,7 +113,8 @@ class Poller:
         self._max_polls = max_polls
         self._running: dict[PolledAgent, int] = {}
         self._moved: set[PolledAgent] = set()
-        self._stopping = False
+        #: No further poll is begun.
+        self.stopping = False
 
     # ---------------------------------------------------------------- slots
 
@@ -113,7 +122,7 @@ class Poller:
         """Begin the poll of one slot, or account for it at once where there is none."""
         if agent.spec.paused:
             self._unpolled(agent, due_us, Outcome.PAUSED, "")
-        elif self._stopping:
+        elif self.stopping:
             self._unpolled(agent, due_us, Outcome.SKIPPED, STOPPED)
         elif agent.task is not None:
             self._unpolled(agent, due_us, Outcome.SKIPPED, "previous poll still runs")
@@ -121,11 +130,15 @@ class Poller:
             self._unpolled(agent, due_us, Outcome.SKIPPED, "too many polls at once")
         else:
             agent.due_us = due_us
+            if isinstance(agent.probe, HttpProbe) and agent.probe.tells_due:
+                agent.probe.due_us = due_us
             self._running[agent] = due_us
             agent.task = asyncio.get_running_loop().create_task(self._poll(agent, due_us))
 
     def pass_over(self, agent: PolledAgent, first_us: int, n: int, step_us: int, reason: str) -> None:
         """Account for *n* slots from *first_us* on, *step_us* apart, that nobody polled."""
+        if agent.host:
+            return
         outcome = Outcome.PAUSED if agent.spec.paused else Outcome.SKIPPED
         if n <= MAX_SKIPPED:
             for k in range(n):
@@ -164,7 +177,8 @@ class Poller:
 
     async def _poll(self, agent: PolledAgent, due_us: int) -> None:
         late_ms = (self._now_us() - due_us) / 1000.0
-        self._tally.poll(late_ms)
+        if not agent.host:
+            self._tally.poll(late_ms)
         try:
             async with asyncio.timeout(agent.deadline_s + GUARD_S):
                 reading = await agent.probe.poll(agent.deadline_s)
@@ -202,7 +216,17 @@ class Poller:
         # No await between here and the buffer: a flush must see the samples and the baselines that they moved
         # together, or not at all.
         metrics, values = agent.counters.deltas(reading)
+        if metrics or reading.metrics:
+            self._moved.add(agent)
+        tally = self._tally
+        tally.samples += len(values)
+        if reading.rejected:
+            tally.rejected.update(reading.rejected)
+        if agent.host:
+            self._buffer.add_system(agent.host, due_us, metrics, values)
+            return
         outcome = int(reading.outcome)
+        agent.latency_ms = reading.latency_ms
         self._buffer.add(
             agent.spec.name,
             due_us,
@@ -214,18 +238,14 @@ class Poller:
             metrics,
             values,
         )
-        if metrics or reading.metrics:
-            self._moved.add(agent)
-        tally = self._tally
         tally.slots[outcome] += 1
-        tally.samples += len(values)
-        if reading.rejected:
-            tally.rejected.update(reading.rejected)
         self._changed(agent.machine.observe(due_us, outcome, reading.reason))
 
     def _unpolled(
         self, agent: PolledAgent, due_us: int, outcome: Outcome, reason: str, late_ms: float = _NO_WAIT_MS
     ) -> None:
+        if agent.host:
+            return
         self._buffer.add(agent.spec.name, due_us, int(outcome), late_ms, math.nan, 0, reason)
         self._tally.slots[outcome] += 1
         self._changed(agent.machine.observe(due_us, int(outcome), reason))
@@ -239,7 +259,7 @@ class Poller:
 
     async def stop(self, grace: timedelta) -> None:
         """Begin no further poll; let running ones finish for *grace*, then cancel them: their slots are skipped."""
-        self._stopping = True
+        self.stopping = True
         tasks = [agent.task for agent in self._running if agent.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=grace.total_seconds())

@@ -24,6 +24,7 @@ from collector.spool import Spool
 from collector.status import StatusMachine
 from storage.errors import BatchError, SettingsError
 from storage.model import UNKNOWN, AgentSpec, Outcome
+from storage.specs import RESERVED_PREFIX
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ class Registry:
         internal: Builds the probe of the collector's own agent.
         statuses: Last known status by agent, so that a restart invents no transition.
         counters: Counters by agent, as the spool has them.
+        besides: What is scheduled whatever the descriptions say: the machine itself.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Registry:
         internal: Callable[[], Probe],
         statuses: Mapping[str, str],
         counters: Mapping[str, Counters],
+        besides: Sequence[PolledAgent] = (),
     ) -> None:
         self._schedule = schedule
         self._poller = poller
@@ -102,6 +105,7 @@ class Registry:
         self._internal = internal
         self._statuses = dict(statuses)
         self._counters = dict(counters)
+        self._besides = tuple(besides)
         self._agents: dict[str, PolledAgent] = {}
         self._cleaning: set[asyncio.Task[None]] = set()
 
@@ -130,7 +134,7 @@ class Registry:
                 changed = True
                 self._change(agent, spec)
         if changed:
-            self._schedule.set_agents(self._agents.values())
+            self._schedule.set_agents(self.everybody())
             log.info("%d agents are polled", len(self._agents), extra={"event": "agents", "agents": len(self._agents)})
         return changed
 
@@ -142,7 +146,8 @@ class Registry:
         return PolledAgent(spec, self._probe(spec), Counters() if counters is None else counters, machine)
 
     def _probe(self, spec: AgentSpec) -> Probe:
-        if spec.probe == INTERNAL:
+        # Nobody but the daemon can name an agent so.
+        if spec.probe == INTERNAL and spec.name.startswith(RESERVED_PREFIX):
             return self._internal()
         try:
             return build_probe(spec, credentials=self._credentials, limits=self._limits)
@@ -182,9 +187,13 @@ class Registry:
         self._cleaning.add(task)
         task.add_done_callback(self._cleaning.discard)
 
+    def everybody(self) -> tuple[PolledAgent, ...]:
+        """Return everything that is scheduled."""
+        return (*self._agents.values(), *self._besides)
+
     async def close(self) -> None:
         """Close every probe and wait until that is done; polls must have ended."""
-        tasks = [*self._cleaning, *(asyncio.ensure_future(agent.probe.aclose()) for agent in self._agents.values())]
+        tasks = [*self._cleaning, *(asyncio.ensure_future(agent.probe.aclose()) for agent in self.everybody())]
         for task in asyncio.as_completed(tasks):
             try:
                 await task

@@ -16,6 +16,21 @@ from storage.model import Outcome, Transition
 
 #: Rates are taken over this many snapshots, so that a fleet with few slots does not read 0 and 10 by turns.
 RATE_SNAPSHOTS = 20
+#: More troubled agents than any screen has lines.
+TROUBLES = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """An agent that is neither healthy nor paused."""
+
+    agent: str
+    status: str
+    #: When the status began, microseconds since the Unix epoch; 0 when it was so before this daemon started.
+    since_us: int
+    reason: str
+    #: Of its last answer, milliseconds; NaN where the last poll had none.
+    latency_ms: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +62,10 @@ class Snapshot:
     rejected: Mapping[str, int] = field(default_factory=dict)
     #: Latest changes of status, oldest first.
     transitions: tuple[Transition, ...] = ()
+    #: Agents that are neither healthy nor paused, by name, at most ``TROUBLES`` of them.
+    troubled: tuple[Trouble, ...] = ()
+    #: When the rollups were last brought up to date, microseconds since the Unix epoch; 0 before the first time.
+    refreshed_us: int = 0
     #: Port of ``/health`` and ``/metrics``.
     listen_port: int = 0
 

@@ -40,7 +40,7 @@ class StatusMachine:
         status: What it was when the collector last knew, so that a restart invents no transition.
     """
 
-    __slots__ = ("_agent", "_streak", "fall", "rise", "status")
+    __slots__ = ("_agent", "_streak", "fall", "reason", "rise", "since_us", "status")
 
     def __init__(self, agent: str, *, rise: int, fall: int, status: str = UNKNOWN) -> None:
         self._agent = agent
@@ -48,6 +48,9 @@ class StatusMachine:
         self.fall = fall
         #: Label of an outcome, or ``unknown``.
         self.status = status
+        #: When and why it changed last, as far as this collector saw it: microseconds since the Unix epoch, 0 before.
+        self.since_us = 0
+        self.reason = ""
         # Checks in a row that speak against the status.
         self._streak = 0
 
@@ -90,4 +93,5 @@ class StatusMachine:
     def _enter(self, status: str, due_us: int, reason: str) -> Transition:
         old, self.status = self.status, status
         self._streak = 0
+        self.since_us, self.reason = due_us, reason
         return Transition(agent=self._agent, due=from_us(due_us), old=old, new=status, reason=reason)

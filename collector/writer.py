@@ -112,6 +112,8 @@ class Writer:
         self._stats = WriterStats()
         self._stop = threading.Event()
         self._drain_until = 0.0
+        #: ``start`` was called.
+        self.started = False
         #: Set when the thread has ended, however it did.
         self.ended = threading.Event()
         #: Why the daemon has to end; ``None`` while it need not.
@@ -122,6 +124,7 @@ class Writer:
 
     def start(self) -> None:
         """Begin to write."""
+        self.started = True
         self._thread.start()
 
     def stop(self, drain_s: float) -> None:

@@ -110,7 +110,7 @@ class CollectorSettings(_Section):
     #: Name under which this machine's own metrics are stored; empty for none.
     host: str = Field(default_factory=socket.gethostname, max_length=200)
     host_interval: Period = timedelta(seconds=15)
-    flush_interval: Annotated[Duration, _at_least("50ms"), _at_most("1m")] = timedelta(seconds=1)
+    flush_interval: Annotated[Duration, _at_least("50ms"), _at_most("1m")] = timedelta(milliseconds=500)
     sync_interval: Period = timedelta(seconds=10)
     refresh_interval: Period = timedelta(seconds=15)
     #: Address of ``/health`` and ``/metrics``; anybody who reaches it may read them.

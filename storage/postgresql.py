@@ -16,10 +16,10 @@ from storage import deadlines, schema
 from storage.batch import Batch, WriteResult
 from storage.errors import CapabilityMissing, CollectorRunning
 from storage.model import Session, Table, Tier, Window
-from storage.pg import ingest, partitions, provision, retention, rollups
+from storage.pg import claim, ingest, partitions, provision, retention, rollups
 from storage.pg.connection import borrow, connect, make_engine, parse_url
 from storage.pg.ids import Ids
-from storage.pg.layout import COLLECTOR_LOCK, slice_of
+from storage.pg.layout import slice_of
 from storage.sqlstate import translate
 from storage.store import Capability, Horizon, LedgerDay, Mismatch, Partition, RefreshResult, Rows, Store
 
@@ -48,6 +48,8 @@ class PostgresqlStore:
         #: The writer's connection; made, used and closed by the writer's thread alone.
         self._writer: psycopg.Connection | None = None
         self._ids = Ids()
+        #: The backend that last held the collector's lock for this store.
+        self._claim: claim.Backend | None = None
 
     @property
     def engine(self) -> Engine:
@@ -128,17 +130,14 @@ class PostgresqlStore:
     def claim_collector(self, name: str) -> None:
         with self._writing("claiming the database") as connection:
             _insist_direct(connection)
-            row = connection.execute("SELECT pg_try_advisory_lock(%s, 0)", (COLLECTOR_LOCK,)).fetchone()
-            if row == (True,):
+            if claim.take(connection):
+                self._claim = claim.own(connection)
                 return
-            holder = connection.execute(
-                "SELECT a.pid, coalesce(host(a.client_addr), 'this machine') FROM pg_locks AS l"
-                " LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid"
-                " WHERE l.locktype = 'advisory' AND l.classid = %s AND l.objid = 0 AND l.granted"
-                " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-                (COLLECTOR_LOCK,),
-            ).fetchone()
-        found = f"a collector on {holder[1]}, backend {holder[0]}," if holder else "another collector"
+            holder = claim.holder(connection)
+            if holder is not None and holder.backend == self._claim:
+                # A connection of ours that was cut: the server has not noticed yet, and may not for minutes.
+                claim.end(connection, holder)
+        found = f"a collector on {holder.address}, backend {holder.backend[0]}," if holder else "another collector"
         raise CollectorRunning(f"database is taken: {found} holds it; stop that one before collector {name} starts")
 
     def open_session(self, session: Session) -> int:

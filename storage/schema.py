@@ -7,6 +7,7 @@ under a version of its own. Nothing here depends on the working directory or on 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -30,6 +31,9 @@ VERSION_TABLE = "alembic_version"
 LOCK_KEY = 0x6670736368656D61
 #: How long an upgrade waits for another one, and a revision for a table that is in use.
 LOCK_WAIT_S = 60
+
+#: Alembic's environment is one per process; the lock in the database keeps other processes out, not other threads.
+_ALONE = threading.Lock()
 
 _TIMESERIES_PREFIXES = ("health_", "agent_metrics", "system_metrics", "ingest_")
 _TIMESERIES_NAMES = frozenset({"marks", "horizons", "quarantine", "provision_version"})
@@ -139,9 +143,7 @@ def require_head(engine: Engine) -> None:
         )
     known = {each.revision for each in history()}
     remedy = 'run "fleetpulse db upgrade"' if found in known else "install the newer fleetpulse"
-    raise SchemaMismatch(
-        f"database is at revision {found}, code needs {needed}: {remedy}", found=found, needed=needed
-    )
+    raise SchemaMismatch(f"database is at revision {found}, code needs {needed}: {remedy}", found=found, needed=needed)
 
 
 def check(engine: Engine) -> list[str]:
@@ -183,7 +185,7 @@ def _run(engine: Engine, action: Any, revision: str) -> None:
             found=found,
             needed=head(),
         )
-    with translated(f"going from revision {found or 'base'} to {revision}"), engine.connect() as connection:
+    with _ALONE, translated(f"going from revision {found or 'base'} to {revision}"), engine.connect() as connection:
         config.attributes["connection"] = connection
         try:
             action(config, revision)

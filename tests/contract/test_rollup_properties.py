@@ -82,7 +82,7 @@ def compare(store: Store, oracle: Oracle) -> None:
         assert len(answer) == len(found)
         assert found.keys() == expected.keys()
         for key, (n, total, low, high, last) in expected.items():
-            got_n, got_total, got_low, got_high, got_last = found[key]  # type: ignore[index]  # (bucket, name)
+            got_n, got_total, got_low, got_high, got_last = found[key]
             assert (got_n, got_low, got_high, got_last) == (n, low, high, last)
             assert abs(got_total - total) <= 1e-9 * n * max(abs(low), abs(high))  # type: ignore[operator]  # a float
 

@@ -4,6 +4,7 @@ What ``Store.write`` promises: once, whole, and every row accounted for.
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from datetime import timedelta
 
@@ -15,6 +16,7 @@ from rollups.verify import verify
 from storage.errors import BatchError, CollectorRunning, TransientStorageError
 from storage.model import Kind, Loss, Outcome, Table, Tier, Transition, Window
 from storage.open import open_store
+from storage.postgresql import PostgresqlStore
 from storage.store import Store
 from tests.batches import NOON, Spool, every
 
@@ -247,6 +249,27 @@ def test_second_collector_is_refused(store: Store, database_url: str) -> None:
         other.claim_collector("two")
     finally:
         other.close()
+
+
+def test_claim_takes_over_from_its_own_lost_connection(store: Store) -> None:
+    """A store whose connection was cut without the server's knowledge ends that session and has the lock again."""
+    assert isinstance(store, PostgresqlStore)
+    store.claim_collector("one")
+    lost = store._writer
+    store._writer = None  # the connection lives on, as one does behind a link that was cut
+    try:
+        with pytest.raises(CollectorRunning):
+            store.claim_collector("one")
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                store.claim_collector("one")
+                break
+            except CollectorRunning:
+                assert time.monotonic() < deadline
+    finally:
+        assert lost is not None
+        lost.close()
 
 
 def test_identity_names_cluster_timeline_and_database(store: Store) -> None:

@@ -54,16 +54,19 @@ class Terminal:
         return Answer(code, captured.out, captured.err)
 
 
-@pytest.fixture
-def terminal(
-    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Terminal:
-    """Return a terminal on a fresh database, away from the settings of whoever runs the tests."""
+@pytest.fixture(autouse=True)
+def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither settings nor a database of whoever runs the tests get in."""
     for name in os.environ:
         if name.startswith("FLEETPULSE_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("FLEETPULSE_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def terminal(database_url: str, capsys: pytest.CaptureFixture[str]) -> Terminal:
+    """Return a terminal on a fresh database."""
     return Terminal(database_url, capsys)
 
 
@@ -170,11 +173,26 @@ def test_report_in_every_form(terminal: Terminal, direct: Store) -> None:
     sheet = terminal("report", "availability", *window, "--format", "csv")
 
     assert (table.code, document.code, sheet.code) == (0, 0, 0)
-    assert table.out.splitlines()[2].split() == "a agent 10 7 1 2 0 0 0 87.50 % 80.00 %".split()
+    assert table.out.splitlines()[2].split() == [
+        *["a", "agent", "10", "7", "1", "2", "0", "0", "0"],
+        "87.50",
+        "%",
+        "80.00",
+        "%",
+    ]
     assert table.err == "availability: 1 row, 2026-03-10T12:00:00Z to 2026-03-10T12:10:00Z\n"
     assert document.json["rows"][0] == {
-        **{"agent": "a", "type": "agent", "expected": 10, "up": 7, "down": 1, "unobserved": 2},
-        **{"skipped": 0, "lost": 0, "paused": 0, "availability": 0.875, "coverage": 0.8},
+        "agent": "a",
+        "type": "agent",
+        "expected": 10,
+        "up": 7,
+        "down": 1,
+        "unobserved": 2,
+        "skipped": 0,
+        "lost": 0,
+        "paused": 0,
+        "availability": 0.875,
+        "coverage": 0.8,
     }
     assert sheet.out.splitlines()[1] == "a,agent,10,7,1,2,0,0,0,0.875,0.8"
     assert (document.err, sheet.err) == ("", "")
@@ -329,11 +347,11 @@ def test_commands_never_change_the_schema_of_a_named_database(
     assert tables == [(0,)]
 
 
-def test_db_psql_gets_the_address_and_the_arguments(terminal: Terminal, capfd: pytest.CaptureFixture[str]) -> None:
+def test_db_psql_gets_the_address_and_the_arguments(database_url: str, capfd: pytest.CaptureFixture[str]) -> None:
     """psql runs on the database with what follows; its exit code is ours."""
-    fine = cli.run(["db", "psql", "--database-url", terminal.url, "-At", "-c", "SELECT count(*) FROM fleet_health"])
+    fine = cli.run(["db", "psql", "--database-url", database_url, "-At", "-c", "SELECT count(*) FROM fleet_health"])
     out = capfd.readouterr().out
-    bad = cli.run(["db", "psql", "--database-url", terminal.url, "-c", "SELECT * FROM nowhere"])
+    bad = cli.run(["db", "psql", "--database-url", database_url, "-c", "SELECT * FROM nowhere"])
     err = capfd.readouterr().err
 
     assert (fine, out) == (0, "0\n")

@@ -190,6 +190,27 @@ def test_good_answer_after_a_bad_one_is_whole() -> None:
     assert names(exposition.read(b"a 1\nb 2\n", TEXT, good=True).parsed) == {"a": 1, "b": 2}
 
 
+@pytest.mark.parametrize(
+    ("token", "reason"),
+    [
+        (b"NaN", "not_finite"),
+        (b"1e291", "out_of_range"),
+        (b"1_000", "invalid_line"),
+        (b"x", "invalid_line"),
+        (b"1 2 3", "invalid_line"),
+    ],
+)
+def test_known_series_are_not_trusted_with_their_values(token: bytes, reason: str) -> None:
+    """A series that was good in every poll so far is refused in the poll in which its value is not."""
+    exposition = Exposition(Limits())
+    for _ in range(2):
+        exposition.read(b"a 1\nb 2\n", TEXT, good=True)
+    parsed = exposition.read(b"a 1\nb %s\n" % token, TEXT, good=True).parsed
+
+    assert names(parsed) == {"a": 1}
+    assert parsed.rejected == {reason: 1}
+
+
 def test_duplicate_series_keep_the_first() -> None:
     """The same series again, also with its labels in another order or of another type, is counted and left out."""
     parsed = parse(b'a{x="1",y="2"} 1\na{y="2",x="1"} 2\na{x="1",y="2",} 3\n# TYPE a counter\na{x="1",y="2"} 4\n')

@@ -8,6 +8,7 @@ import json
 import math
 import socket
 import time
+import tracemalloc
 import zlib
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
@@ -315,10 +316,15 @@ def test_http_zip_bomb_is_never_unpacked(run: Run) -> None:
     """A body that unpacks to 64 MB ends at the limit."""
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     bomb = b"".join(packer.compress(bytes(2**20)) for _ in range(64)) + packer.flush()
+    tracemalloc.start()
     reading = one_answer(lambda exchange: exchange.answer(bomb, headers="Content-Encoding: gzip\r\n"), run)
+
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
 
     assert (reading.outcome, reading.reason) == (Outcome.ERROR, "body over the limit of 100000 bytes")
     assert reading.rejected == {"body_limit": 1}
+    assert peak_bytes < 8 * 2**20
 
 
 async def _endless(exchange: Exchange) -> None:

@@ -1,0 +1,511 @@
+"""
+The daemon: builds every part, starts them in order, stops them in the opposite one.
+
+What runs where: polls, status, buffer and the two pages on the event loop; the spool's file on a thread of its own; the
+database's writing half on another; refreshes, retention and the like on threads of their own. Nothing on the event
+loop waits for a disk or a database.
+
+An end in order takes less than five seconds: no further slot (at once), running polls (1 s, then they are skipped), the
+last flush, what the database takes of it (1.5 s; the rest stays in the spool), the session's end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from datetime import timedelta
+from importlib import metadata
+from itertools import islice
+from uuid import uuid4
+
+from collector.buffer import Buffer
+from collector.config import CollectorConfig
+from collector.counters import Counters
+from collector.flush import Flusher
+from collector.http_server import HttpServer, Page, render_health, render_metrics
+from collector.poll import PolledAgent, Poller
+from collector.probes.host import HostProbe
+from collector.registry import CACHE_KEY, INTERNAL, Registry, encode_specs, load_counters, load_specs, merge
+from collector.schedule import Schedule
+from collector.snapshot import TROUBLES, Rate, Snapshot, Trouble, slots_by_label
+from collector.spool import Spool
+from collector.status import StatusMachine
+from collector.tally import Tally
+from collector.timeline import ClockStep, Timeline
+from collector.vitals import Vitals, VitalsProbe
+from collector.writer import Writer
+from rollups import refresh, retention
+from rollups.policy import RetentionPolicy
+from storage.model import AgentSpec, Outcome, Session, Window, from_us
+from storage.repositories import AgentRepository
+from storage.specs import RESERVED_PREFIX
+from storage.store import Store
+
+log = logging.getLogger(__name__)
+
+#: Budgets of an orderly end, seconds: together below the five that an operator is promised.
+POLLS_S = 1.0
+FLUSH_S = 1.0
+DRAIN_S = 1.5
+CLOSE_S = 1.0
+
+#: Seconds between snapshots for the live table.
+SNAPSHOT_S = 0.5
+#: Seconds between the lines that say what was polled.
+REPORT_S = 60.0
+#: Seconds between runs of retention, and of making partitions ahead; the first comes soon after the start.
+RETENTION_S = 600.0
+PARTITIONS_S = 600.0
+FIRST_S = 5.0
+AHEAD = timedelta(days=2)
+#: Status of an agent that nobody has to look after.
+_UNTROUBLED = frozenset({Outcome.HEALTHY.label, Outcome.PAUSED.label})
+#: Seconds between looks of the daemon at itself.
+VITALS_S = 15.0
+
+
+def vitals_agent(name: str) -> AgentSpec:
+    """Return the agent that stands for collector *name* itself."""
+    return AgentSpec(
+        name=f"{RESERVED_PREFIX}{name}",
+        type="collector",
+        probe=INTERNAL,
+        interval_s=VITALS_S,
+        timeout_s=VITALS_S,
+        fall=1,
+    )
+
+
+def version() -> str:
+    """Return the installed release."""
+    try:
+        return metadata.version("fleetpulse")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+class Daemon:
+    """
+    One run of a collector; on the running event loop.
+
+    Args:
+        config: What to poll and where to keep it.
+        open_store: Makes a store; called on the writer's thread, again after an error.
+        policy: How long each tier is kept.
+        on_snapshot: Is given the daemon's state twice a second, on the event loop.
+        timeline: Clock for due times.
+
+    Raises:
+        SpoolLocked: Another daemon uses the folder.
+        SpoolUnavailable: The folder cannot be used.
+    """
+
+    def __init__(
+        self,
+        config: CollectorConfig,
+        open_store: Callable[[], Store],
+        *,
+        policy: RetentionPolicy,
+        on_snapshot: Callable[[Snapshot], None] | None = None,
+        timeline: Timeline | None = None,
+    ) -> None:
+        self._config = config
+        self._policy = policy
+        self._on_snapshot = on_snapshot
+        self._loop = asyncio.get_running_loop()
+        self._timeline = timeline or Timeline()
+        self._started_us = self._timeline.now_us()
+        self._ended = asyncio.Event()
+        self._sync_failed = False
+        #: Written by the refresh job, read by snapshots.
+        self._refreshed_us = 0
+        self._remembered: bytes | None = None
+        self.session = Session(
+            uuid=str(uuid4()),
+            name=config.name,
+            host=config.host or socket.gethostname(),
+            pid=os.getpid(),
+            version=version(),
+            started_at=from_us(self._started_us),
+        )
+        own = vitals_agent(config.name)
+        self._file_agents = (*config.agents, own)
+        self.tally = Tally()
+        self._spool = Spool(config.home, config.spool, self._timeline.now_us)
+        try:
+            self._build(open_store)
+        except BaseException:
+            self._spool.close()
+            raise
+
+    def _build(self, open_store: Callable[[], Store]) -> None:
+        config, spool, now_us = self._config, self._spool, self._timeline.now_us
+        counters = load_counters(spool)
+        buffer = Buffer()
+        self._poller = Poller(buffer, now_us, self.tally)
+        self._schedule: Schedule[PolledAgent] = Schedule(self._timeline, self._poller, self._stepped)
+        self._flusher = Flusher(buffer, self._poller, spool, self.session, self.tally, self._schedule.observed_to_us)
+        self._writer = Writer(
+            open_store,
+            spool,
+            self.session,
+            self._file_agents,
+            now_us=now_us,
+            on_agents=self._hand_over_agents,
+            on_end=lambda: self._call(self._ended.set),
+        )
+        self._vitals = Vitals(
+            tally=self.tally,
+            poller=self._poller,
+            flusher=self._flusher,
+            spool=spool,
+            spool_max_bytes=config.spool.max_bytes,
+            writer=self._writer,
+            now_us=now_us,
+            observed_to_us=self._schedule.observed_to_us,
+            agents=lambda: len(self._registry.agents),
+        )
+        self._registry = Registry(
+            self._schedule,
+            self._poller,
+            credentials=config.credentials,
+            limits=config.limits,
+            internal=lambda: VitalsProbe(self._vitals),
+            statuses=spool.statuses(),
+            counters=counters,
+            besides=[self._host(counters)] if config.host else [],
+        )
+        self._pages = HttpServer({"/health": self._health_page, "/metrics": self._metrics_page})
+        self._known = load_specs(spool)
+
+    def _host(self, counters: dict[str, Counters]) -> PolledAgent:
+        # A control character keeps the name apart from every agent's: none may have one.
+        name = f"\x01host/{self._config.host}"
+        interval_s = self._config.host_interval_s
+        spec = AgentSpec(name=name, probe="host", interval_s=interval_s, timeout_s=interval_s)
+        probe = HostProbe(self._config.limits)
+        machine = StatusMachine(name, rise=1, fall=1)
+        return PolledAgent(spec, probe, counters.get(name, Counters()), machine, host=self._config.host)
+
+    # ---------------------------------------------------------------- run
+
+    async def run(self, stop: asyncio.Event, run_for_s: float | None = None) -> int:
+        """
+        Poll until *stop* is set or *run_for_s* seconds have gone by; end in order.
+
+        Returns:
+            0; 1 when the last flush could not be written to the spool.
+
+        Raises:
+            FleetpulseError: What the daemon cannot go on with: a database of another revision, another collector,
+                settings that contradict the database, a port that is taken. Everything is closed by then.
+        """
+        tasks: list[asyncio.Task[object]] = []
+        try:
+            await self._pages.start(self._config.listen_host, self._config.listen_port)
+            self._registry.apply(merge(self._file_agents, self._known))
+            self._add_jobs()
+            self._vitals.lag.start()
+            self._writer.start()
+            self._schedule.start()
+            tasks.append(self._loop.create_task(self._flusher.run(self._config.flush_interval_s)))
+            tasks.append(self._loop.create_task(self._tell()))
+            log.info(
+                "collector %s polls %d agents, /health and /metrics on %s:%d",
+                self._config.name,
+                len(self._registry.agents),
+                self._config.listen_host,
+                self._pages.port,
+                extra={"event": "started", "agents": len(self._registry.agents), "port": self._pages.port},
+            )
+            await self._wait(stop, run_for_s, tasks)
+        finally:
+            flushed = await self._end(tasks)
+        if self._writer.fatal is not None:
+            raise self._writer.fatal
+        return 0 if flushed else 1
+
+    async def _wait(self, stop: asyncio.Event, run_for_s: float | None, tasks: Sequence[asyncio.Task[object]]) -> None:
+        waits = [self._loop.create_task(stop.wait()), self._loop.create_task(self._ended.wait())]
+        try:
+            done, _ = await asyncio.wait([*waits, *tasks], timeout=run_for_s, return_when=asyncio.FIRST_COMPLETED)
+            for task in done.intersection(tasks):
+                # These never end by themselves: whatever ended one is a defect that must not go on unseen.
+                task.result()
+        finally:
+            for task in waits:
+                task.cancel()
+
+    def _add_jobs(self) -> None:
+        config, every = self._config, self._schedule.every
+        every("refresh", config.refresh_interval_s, self._refresh)
+        every("sync", config.sync_interval_s, self._sync)
+        every("partitions", PARTITIONS_S, self._make_partitions, first_s=FIRST_S)
+        every("retention", RETENTION_S, self._apply_retention, first_s=2 * FIRST_S)
+
+    # ---------------------------------------------------------------- end
+
+    async def _end(self, tasks: Sequence[asyncio.Task[object]]) -> bool:
+        """Stop everything in order; tell whether all that was polled is on the spool's disk."""
+        started = time.monotonic()
+        log.info("collector %s stops", self._config.name, extra={"event": "stopping"})
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._vitals.lag.stop()
+        await asyncio.gather(self._schedule.stop(POLLS_S), self._poller.stop(timedelta(seconds=POLLS_S)))
+        flushed = await self._last_flush()
+        if self._writer.started:
+            self._writer.stop(DRAIN_S)
+            try:
+                async with asyncio.timeout(DRAIN_S + CLOSE_S):
+                    await self._ended.wait()
+            except TimeoutError:
+                log.warning(
+                    "database takes too long: what it does not have stays in the spool",
+                    extra={"event": "writer_left"},
+                )
+        await self._registry.close()
+        await self._pages.close()
+        left = self._spool.stats().batches
+        if self._on_snapshot is not None:
+            self._on_snapshot(self._snapshot(Rate(), Rate()))
+        if not self._writer.started or self._writer.ended.is_set():
+            await self._loop.run_in_executor(None, self._spool.close)
+        self._report()
+        log.info(
+            "collector %s ended in %.1f s, %d batches wait in the spool",
+            self._config.name,
+            time.monotonic() - started,
+            left,
+            extra={"event": "stopped", "batches": left},
+        )
+        return flushed
+
+    async def _last_flush(self) -> bool:
+        try:
+            async with asyncio.timeout(FLUSH_S):
+                flushed = await self._flusher.flush()
+        except TimeoutError:
+            flushed = False
+        if not flushed:
+            log.critical(
+                "the last %d rows could not be written to the spool and are lost",
+                self._flusher.waiting_rows,
+                extra={"event": "flush_lost", "rows": self._flusher.waiting_rows},
+            )
+        return flushed
+
+    # ---------------------------------------------------------------- jobs, on threads of their own
+
+    def _refresh(self) -> None:
+        store = self._writer.store
+        if store is not None:
+            now_us = self._timeline.now_us()
+            if not refresh.refresh_all(store, from_us(now_us)).busy:
+                self._refreshed_us = now_us
+
+    def _apply_retention(self) -> None:
+        store = self._writer.store
+        if store is not None:
+            retention.apply(store, self._policy, from_us(self._timeline.now_us()))
+
+    def _make_partitions(self) -> None:
+        store = self._writer.store
+        if store is not None:
+            now = from_us(self._timeline.now_us())
+            store.ensure_partitions(Window(now, now + AHEAD))
+
+    def _sync(self) -> None:
+        store = self._writer.store
+        if store is not None:
+            self._hand_over_agents(AgentRepository(store.engine).active_specs())
+
+    # ---------------------------------------------------------------- agents
+
+    def _call(self, function: Callable[..., object], *arguments: object) -> None:
+        """Call *function* on the event loop, from any thread; nothing happens when the loop has ended."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _hand_over_agents(self, specs: Sequence[AgentSpec]) -> None:
+        self._call(self._take_agents, tuple(specs))
+
+    def _take_agents(self, specs: Sequence[AgentSpec]) -> None:
+        """Poll what the database says, and remember it for a start without the database."""
+        if self._poller.stopping:
+            return
+        self._registry.apply(specs)
+        data = encode_specs(specs)
+        if data == self._remembered:
+            return
+        self._remembered = data
+        names = [agent.spec.name for agent in self._registry.everybody()]
+        for future in (self._spool.put(CACHE_KEY, data), self._spool.forget_agents(names)):
+            future.add_done_callback(self._remembered_agents)
+
+    def _remembered_agents(self, future: Future[None]) -> None:
+        error = future.exception()
+        if error is not None:
+            log.warning("agent list was not remembered: %s", error, extra={"event": "agents_not_remembered"})
+            self._remembered = None
+
+    def _stepped(self, step: ClockStep) -> None:
+        self.tally.clock_steps += 1
+
+    # ---------------------------------------------------------------- telling
+
+    async def _tell(self) -> None:
+        slots, samples = Rate(), Rate()
+        reported = time.monotonic()
+        while True:
+            if self._on_snapshot is not None:
+                self._on_snapshot(self._snapshot(slots, samples))
+            if time.monotonic() - reported >= REPORT_S:
+                reported = time.monotonic()
+                self._report()
+            await asyncio.sleep(SNAPSHOT_S)
+
+    def _snapshot(self, slots: Rate, samples: Rate) -> Snapshot:
+        now_us = self._timeline.now_us()
+        statuses = Counter(
+            "paused" if agent.spec.paused else agent.machine.status for agent in self._registry.agents.values()
+        )
+        return Snapshot(
+            now_us=now_us,
+            started_us=self._started_us,
+            statuses=statuses,
+            slots=slots_by_label(self.tally),
+            slots_per_s=slots.per_s(now_us, sum(self.tally.slots)),
+            samples_per_s=samples.per_s(now_us, self.tally.samples),
+            running=self._poller.running,
+            lateness=self.tally.lateness(),
+            waiting_rows=self._flusher.waiting_rows,
+            spool=self._spool.stats(),
+            spool_max_bytes=self._config.spool.max_bytes,
+            writer=self._writer.stats(),
+            lost_slots=self.tally.lost_slots,
+            rejected=dict(self.tally.rejected),
+            transitions=tuple(self.tally.transitions),
+            troubled=self._troubled(),
+            refreshed_us=self._refreshed_us,
+            listen_port=self._pages.port,
+        )
+
+    def _troubled(self) -> tuple[Trouble, ...]:
+        found = (
+            agent
+            for _, agent in sorted(self._registry.agents.items())
+            if not agent.spec.paused and agent.machine.status not in _UNTROUBLED
+        )
+        return tuple(
+            Trouble(
+                agent=agent.spec.name,
+                status=agent.machine.status,
+                since_us=agent.machine.since_us,
+                reason=agent.machine.reason,
+                latency_ms=agent.latency_ms,
+            )
+            for agent in islice(found, TROUBLES)
+        )
+
+    def _report(self) -> None:
+        """Write the one line that says what has been polled since the start."""
+        late, spool, writer = self.tally.lateness(), self._spool.stats(), self._writer.stats()
+        slots = slots_by_label(self.tally)
+        log.info(
+            "polled: %s; lateness p50 %.1f ms, p99 %.1f ms; written %d rows; spool %d batches, %.1f MB",
+            ", ".join(f"{n} {label}" for label, n in slots.items()) or "nothing yet",
+            late.p50_ms,
+            late.p99_ms,
+            writer.rows,
+            spool.batches,
+            spool.size_bytes / 1e6,
+            extra={
+                "event": "polled",
+                "slots": slots,
+                "late_p50_ms": late.p50_ms,
+                "late_p99_ms": late.p99_ms,
+                "rows": writer.rows,
+                "spool_batches": spool.batches,
+                "spool_bytes": spool.size_bytes,
+            },
+        )
+
+    def _health_page(self) -> Page:
+        return render_health(self._vitals, name=self._config.name, version=self.session.version)
+
+    def _metrics_page(self) -> Page:
+        return Page(
+            status=200,
+            content_type="text/plain; version=0.0.4; charset=utf-8",
+            body=render_metrics(self._vitals.samples()),
+        )
+
+
+async def run(
+    config: CollectorConfig,
+    open_store: Callable[[], Store],
+    *,
+    policy: RetentionPolicy,
+    stop: asyncio.Event,
+    run_for_s: float | None = None,
+    on_snapshot: Callable[[Snapshot], None] | None = None,
+) -> int:
+    """Run one daemon on the running event loop until *stop* is set; see ``Daemon`` and ``Daemon.run``."""
+    daemon = Daemon(config, open_store, policy=policy, on_snapshot=on_snapshot)
+    return await daemon.run(stop, run_for_s)
+
+
+def main(
+    config: CollectorConfig,
+    open_store: Callable[[], Store],
+    *,
+    policy: RetentionPolicy,
+    run_for_s: float | None = None,
+    on_snapshot: Callable[[Snapshot], None] | None = None,
+) -> int:
+    """
+    Run one daemon in this process until SIGTERM, SIGINT or *run_for_s*; return the exit code.
+
+    Must be called on the main thread, which is where signals arrive.
+
+    Raises:
+        FleetpulseError: What the daemon cannot start or go on with.
+    """
+    _raise_file_limit()
+
+    async def until_signal() -> int:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        return await run(config, open_store, policy=policy, stop=stop, run_for_s=run_for_s, on_snapshot=on_snapshot)
+
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(until_signal())
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes the fastest event loop there is: uvloop's, twice as fast, where it is installed."""
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
+
+
+def _raise_file_limit() -> None:
+    """Allow as many open files as the system lets this process have: every agent may keep one connection."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
