@@ -260,13 +260,7 @@ class Buffer:
         )
         agent_samples = self._agent_samples.arrays()
         system_samples = self._system_samples.arrays()
-        days = sorted(
-            {
-                int(day)
-                for columns in (checks, agent_samples, system_samples)
-                for day in np.unique(columns.ts_us // DAY_US)
-            }
-        )
+        days = _days(checks, agent_samples, system_samples)
         batches: list[PendingBatch] = []
         for day in days:
             last = day == days[-1]
@@ -332,6 +326,17 @@ class Buffer:
             losses=losses,
             observed_to_us=observed_to_us,
         )
+
+
+def _days(*columns: Checks | Samples) -> list[int]:
+    """Return the UTC days that rows are of, ascending."""
+    found: set[int] = set()
+    for each in columns:
+        if len(each):
+            first, last = int(each.ts_us.min()) // DAY_US, int(each.ts_us.max()) // DAY_US
+            # Nearly always one day: looking for more of them costs a sort of all rows.
+            found.update([first] if first == last else np.unique(each.ts_us // DAY_US).tolist())
+    return sorted(found)
 
 
 def _of_day(columns: Checks | Samples, day: int) -> Checks | Samples:

@@ -83,7 +83,7 @@ class CollectorConfig:
     flush_interval_s: float = 0.5
     #: Name under which this machine's own metrics are stored; empty for none.
     host: str = ""
-    #: Seconds between collections of host metrics.
+    #: Seconds between collections of host metrics, and of the collector's own.
     host_interval_s: float = 15.0
     #: Seconds between reads of the agent list in the database.
     sync_interval_s: float = 10.0

@@ -18,6 +18,7 @@ import resource
 import signal
 import socket
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -58,6 +59,8 @@ FLUSH_S = 1.0
 DRAIN_S = 1.5
 CLOSE_S = 1.0
 
+#: Seconds after which a thread lets the event loop have the interpreter.
+SWITCH_S = 0.0005
 #: Seconds between snapshots for the live table.
 SNAPSHOT_S = 0.5
 #: Seconds between the lines that say what was polled.
@@ -69,20 +72,23 @@ FIRST_S = 5.0
 AHEAD = timedelta(days=2)
 #: Status of an agent that nobody has to look after.
 _UNTROUBLED = frozenset({Outcome.HEALTHY.label, Outcome.PAUSED.label})
-#: Seconds between looks of the daemon at itself.
-VITALS_S = 15.0
 
 
-def vitals_agent(name: str) -> AgentSpec:
-    """Return the agent that stands for collector *name* itself."""
+def vitals_agent(name: str, interval_s: float) -> AgentSpec:
+    """Return the agent that stands for collector *name* itself, which looks at itself every *interval_s* seconds."""
     return AgentSpec(
         name=f"{RESERVED_PREFIX}{name}",
         type="collector",
         probe=INTERNAL,
-        interval_s=VITALS_S,
-        timeout_s=VITALS_S,
+        interval_s=interval_s,
+        timeout_s=interval_s,
         fall=1,
     )
+
+
+def host_agent(host: str) -> str:
+    """Return the name under which *host* is scheduled: its control character keeps it apart from every agent's."""
+    return f"\x01host/{host}"
 
 
 def version() -> str:
@@ -125,10 +131,11 @@ class Daemon:
         self._timeline = timeline or Timeline()
         self._started_us = self._timeline.now_us()
         self._ended = asyncio.Event()
-        self._sync_failed = False
         #: Written by the refresh job, read by snapshots.
         self._refreshed_us = 0
-        self._remembered: bytes | None = None
+        # Guards the list that the database gave last: the writer's thread and the sync job bring one.
+        self._handing_over = threading.Lock()
+        self._specs: list[AgentSpec] = []
         self.session = Session(
             uuid=str(uuid4()),
             name=config.name,
@@ -137,7 +144,7 @@ class Daemon:
             version=version(),
             started_at=from_us(self._started_us),
         )
-        own = vitals_agent(config.name)
+        own = vitals_agent(config.name, config.host_interval_s)
         self._file_agents = (*config.agents, own)
         self.tally = Tally()
         self._spool = Spool(config.home, config.spool, self._timeline.now_us)
@@ -188,8 +195,7 @@ class Daemon:
         self._known = load_specs(spool)
 
     def _host(self, counters: dict[str, Counters]) -> PolledAgent:
-        # A control character keeps the name apart from every agent's: none may have one.
-        name = f"\x01host/{self._config.host}"
+        name = host_agent(self._config.host)
         interval_s = self._config.host_interval_s
         spec = AgentSpec(name=name, probe="host", interval_s=interval_s, timeout_s=interval_s)
         probe = HostProbe(self._config.limits)
@@ -276,11 +282,11 @@ class Daemon:
                 )
         await self._registry.close()
         await self._pages.close()
+        if not self._writer.started or self._writer.ended.is_set():
+            await self._loop.run_in_executor(None, self._spool.close)
         left = self._spool.stats().batches
         if self._on_snapshot is not None:
             self._on_snapshot(self._snapshot(Rate(), Rate()))
-        if not self._writer.started or self._writer.ended.is_set():
-            await self._loop.run_in_executor(None, self._spool.close)
         self._report()
         log.info(
             "collector %s ended in %.1f s, %d batches wait in the spool",
@@ -338,26 +344,27 @@ class Daemon:
             self._loop.call_soon_threadsafe(function, *arguments)
 
     def _hand_over_agents(self, specs: Sequence[AgentSpec]) -> None:
-        self._call(self._take_agents, tuple(specs))
+        """Poll what the database says, and remember it for a start without the database; not on the event loop."""
+        with self._handing_over:
+            if list(specs) == self._specs:
+                return
+            self._specs = list(specs)
+            self._call(self._take_agents, tuple(specs))
+            names = [spec.name for spec in specs] + ([host_agent(self._config.host)] if self._config.host else [])
+            futures = (self._spool.put(CACHE_KEY, encode_specs(specs)), self._spool.forget_agents(names))
+        for future in futures:
+            future.add_done_callback(self._remembered_agents)
 
     def _take_agents(self, specs: Sequence[AgentSpec]) -> None:
-        """Poll what the database says, and remember it for a start without the database."""
-        if self._poller.stopping:
-            return
-        self._registry.apply(specs)
-        data = encode_specs(specs)
-        if data == self._remembered:
-            return
-        self._remembered = data
-        names = [agent.spec.name for agent in self._registry.everybody()]
-        for future in (self._spool.put(CACHE_KEY, data), self._spool.forget_agents(names)):
-            future.add_done_callback(self._remembered_agents)
+        if not self._poller.stopping:
+            self._registry.apply(specs)
 
     def _remembered_agents(self, future: Future[None]) -> None:
         error = future.exception()
         if error is not None:
             log.warning("agent list was not remembered: %s", error, extra={"event": "agents_not_remembered"})
-            self._remembered = None
+            with self._handing_over:
+                self._specs = []
 
     def _stepped(self, step: ClockStep) -> None:
         self.tally.clock_steps += 1
@@ -412,7 +419,7 @@ class Daemon:
                 agent=agent.spec.name,
                 status=agent.machine.status,
                 since_us=agent.machine.since_us,
-                reason=agent.machine.reason,
+                reason=agent.machine.reason or agent.reason,
                 latency_ms=agent.latency_ms,
             )
             for agent in islice(found, TROUBLES)
@@ -483,6 +490,9 @@ def main(
         FleetpulseError: What the daemon cannot start or go on with.
     """
     _raise_file_limit()
+    # Threads that compute (a refresh's bookkeeping, a list of 10,000 agents) hold the interpreter for this long while
+    # the event loop waits: 5 ms by default, several times per slot.
+    sys.setswitchinterval(SWITCH_S)
 
     async def until_signal() -> int:
         stop = asyncio.Event()

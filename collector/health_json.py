@@ -2,8 +2,9 @@
 Health answers in JSON: ``application/health+json``, Spring Boot actuator, and plain ``{"status": …}``.
 
 All three are an object with a ``status``; they differ in their words and in where the parts are (``checks``,
-``components``). Numbers become gauges: ``observedValue`` of a check, named by the check's key, and the members of
-``metrics``, an object of names to numbers that agents of this project's own kind may add.
+``components``). Numbers become samples: ``observedValue`` of a check, named by the check's key, and the members of
+``metrics``, an object of names to numbers that agents of this project's own kind may add. They are gauges; a check with
+``"metricType": "counter"`` is a total that only grows.
 
 Source:
     draft-inadarei-api-health-check-06 (``checks``: section 4); Spring Boot's ``/actuator/health``.
@@ -40,7 +41,7 @@ class HealthReader:
     def __init__(self, limits: Limits, series: Series) -> None:
         self._limits = limits
         self._series = series
-        self._known: dict[tuple[str, str, str], MetricKey] = {}
+        self._known: dict[tuple[str, str, str, Kind], MetricKey] = {}
 
     def parse(self, body: bytes, *, strict: bool) -> tuple[Parsed, Outcome | None, str]:
         """
@@ -51,7 +52,7 @@ class HealthReader:
                 otherwise it says nothing.
 
         Returns:
-            The gauges; the outcome that the status stands for, ``None`` where it says nothing; the reason.
+            The samples; the outcome that the status stands for, ``None`` where it says nothing; the reason.
         """
         try:
             # The standard library takes UTF-8, -16 and -32, which is what JSON may be.
@@ -73,18 +74,19 @@ class HealthReader:
             if parts:
                 more = ", …" if len(parts) > _PARTS_QUOTED else ""
                 reason = f"{reason}: {', '.join(parts[:_PARTS_QUOTED])}{more}"
-        return self._gauges(document), outcome, reason
+        return self._samples(document), outcome, reason
 
-    def _gauges(self, document: Mapping[str, object]) -> Parsed:
+    def _samples(self, document: Mapping[str, object]) -> Parsed:
         metrics: list[MetricKey] = []
         values: list[float] = []
         rejected: Counter[str] = Counter()
         seen: set[MetricKey] = set()
-        for name, component, unit, number in _numbers(document):
+        process_start: float | None = None
+        for name, component, unit, kind, number in _numbers(document):
             if len(metrics) >= self._limits.samples:
                 rejected["too_many_samples"] += 1
                 continue
-            key = self._key(name, component, unit)
+            key = self._key(name, component, unit, kind)
             if isinstance(key, str):
                 rejected[key] += 1
                 continue
@@ -97,29 +99,36 @@ class HealthReader:
                 seen.add(key)
                 metrics.append(key)
                 values.append(value)
+                if not component and name.rpartition(":")[2] == "process_start_time_seconds":
+                    process_start = value
         if not metrics:
             return Parsed(rejected=dict(rejected))
-        return Parsed(metrics=self._series.shared(metrics), values=values, rejected=dict(rejected))
+        return Parsed(
+            metrics=self._series.shared(metrics),
+            values=values,
+            process_start=process_start,
+            rejected=dict(rejected),
+        )
 
-    def _key(self, name: str, component: str, unit: str) -> MetricKey | str:
-        key = self._known.get((name, component, unit))
+    def _key(self, name: str, component: str, unit: str, kind: Kind) -> MetricKey | str:
+        key = self._known.get((name, component, unit, kind))
         if key is None:
             labels = [("componentId", component)] if component else []
-            found = self._series.intern(name, labels, Kind.GAUGE, unit)
+            found = self._series.intern(name, labels, kind, unit)
             if isinstance(found, str):
                 return found
             key = found
             if len(self._known) < 2 * self._limits.series:
-                self._known[name, component, unit] = key
+                self._known[name, component, unit, kind] = key
         return key
 
 
-def _numbers(document: Mapping[str, object]) -> Iterator[tuple[str, str, str, object]]:
-    """Yield name, component, unit and raw value of everything that is meant to be a number."""
+def _numbers(document: Mapping[str, object]) -> Iterator[tuple[str, str, str, Kind, object]]:
+    """Yield name, component, unit, kind and raw value of everything that is meant to be a number."""
     metrics = document.get("metrics")
     if isinstance(metrics, dict):
         for name, value in metrics.items():
-            yield name, "", "", value
+            yield name, "", "", Kind.GAUGE, value
     for name, check in _checks(document):
         value = check.get("observedValue")
         # The draft allows any JSON value here: a text is a legitimate observation, only not a sample.
@@ -129,6 +138,9 @@ def _numbers(document: Mapping[str, object]) -> Iterator[tuple[str, str, str, ob
                 name,
                 component if isinstance(component, str) else "",
                 ucum(unit) if isinstance(unit, str) and len(unit) <= 40 else "",
+                # The draft knows no counters and lets a check have members of its own: a total has to say that it
+                # is one, for a name like memory_total says nothing.
+                Kind.COUNTER if check.get("metricType") == "counter" else Kind.GAUGE,
                 value,
             )
 

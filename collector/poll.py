@@ -52,6 +52,7 @@ class PolledAgent:
         "latency_ms",
         "machine",
         "probe",
+        "reason",
         "spec",
         "task",
     )
@@ -70,6 +71,8 @@ class PolledAgent:
         self.due_us = 0
         #: Of the last answer, milliseconds; NaN where the last poll had none.
         self.latency_ms = math.nan
+        #: Of the last poll.
+        self.reason = ""
         #: The probe's last poll raised: said once, not in each slot.
         self.failing = False
         self.deadline_s = 0.0
@@ -226,7 +229,7 @@ class Poller:
             self._buffer.add_system(agent.host, due_us, metrics, values)
             return
         outcome = int(reading.outcome)
-        agent.latency_ms = reading.latency_ms
+        agent.latency_ms, agent.reason = reading.latency_ms, reading.reason
         self._buffer.add(
             agent.spec.name,
             due_us,

@@ -12,7 +12,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 
 from collector.config import Credential, Limits
 from collector.counters import Counters
@@ -39,9 +39,16 @@ REMOVED = "agent removed"
 _PROBED = ("probe", "endpoint", "credential", "options", "timeout_s")
 
 
+_FIELDS = tuple(field.name for field in fields(AgentSpec))
+
+
 def encode_specs(specs: Iterable[AgentSpec]) -> bytes:
     """Return descriptions as bytes, for the spool."""
-    rows = [{**asdict(spec), "labels": dict(spec.labels), "options": dict(spec.options)} for spec in specs]
+    # Not ``asdict``: it copies every value in depth, which takes a second for 10,000 agents.
+    rows = [
+        {**{name: getattr(spec, name) for name in _FIELDS}, "labels": dict(spec.labels), "options": dict(spec.options)}
+        for spec in specs
+    ]
     return json.dumps(rows, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 

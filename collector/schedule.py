@@ -174,6 +174,9 @@ class Schedule(Generic[A]):
                 self._runner.begin(due.agent, due.due_us)
                 if begun % BURST == 0:
                     await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            # Only ``stop`` cancels; what was not begun is due after ``observed_to_us``, so nobody counts on it.
+            log.debug("cohort %s was cut off", grid)
         except Exception:
             log.exception("cohort %s failed", grid, extra={"event": "cohort_failed"})
 

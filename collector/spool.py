@@ -306,6 +306,8 @@ class Spool:
                 self._tidy()
             self._publish()
         self._tidy()
+        # What the writer committed last is written down only now: whoever asks after the end gets the true numbers.
+        self._publish()
         self._file.close()
 
     def _serve(self, command: Callable[[SpoolFile], Any], future: Future[Any]) -> None:

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 BACKOFF_FIRST_S = 0.25
 BACKOFF_MOST_S = 15.0
 #: A killed daemon's backend notices within a second or two; whoever holds the database longer is alive.
-CLAIM_S = 15.0
+CLAIM_S = 5.0
 #: Seconds for which the thread sleeps at most when there is nothing to write.
 IDLE_S = 0.5
 
@@ -78,7 +78,6 @@ class Writer:
         now_us: The timeline's clock.
         on_agents: Is given the database's agents after every sync; called on the writer's thread.
         on_end: Is called when the thread has ended, on that thread.
-        claim_s: Seconds for which another collector's lock is waited for.
     """
 
     def __init__(
@@ -91,7 +90,6 @@ class Writer:
         now_us: Callable[[], int],
         on_agents: Callable[[Sequence[AgentSpec]], None],
         on_end: Callable[[], None],
-        claim_s: float = CLAIM_S,
     ) -> None:
         self._open_store = open_store
         self._spool = spool
@@ -100,7 +98,6 @@ class Writer:
         self._now_us = now_us
         self._on_agents = on_agents
         self._on_end = on_end
-        self._claim_s = claim_s
         # The store is made and closed by this thread; jobs of other threads borrow it while it is there.
         self._store: Store | None = None
         self._synced = False
@@ -217,7 +214,7 @@ class Writer:
         self._set(state="up", error="")
 
     def _claim(self, store: Store) -> None:
-        give_up = time.monotonic() + self._claim_s
+        give_up = time.monotonic() + CLAIM_S
         waiting = False
         while True:
             try:
@@ -228,7 +225,7 @@ class Writer:
                     raise
                 if not waiting:
                     waiting = True
-                    log.warning("%s; waiting %g s for it to end", exc, self._claim_s, extra={"event": "database_taken"})
+                    log.warning("%s; waiting %g s for it to end", exc, CLAIM_S, extra={"event": "database_taken"})
                 self._stop.wait(0.25)
 
     def sync(self, store: Store) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from fleetpulse.commands import agents, db, fleet, report, retention, rollup, status
+from fleetpulse.commands import agents, db, fleet, report, retention, rollup, run, status
 from fleetpulse.console import ReaderGone, complain, write
 from reports.catalogue import UnknownReport
 from storage.errors import FleetpulseError, SettingsError
@@ -31,6 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"auto_envvar_prefix": "FLEETPULSE", "help_option_names": ["-h", "--help"]},
 )
+app.command("run")(run.run)
 app.command("fleet")(fleet.fleet)
 app.command("status")(status.status)
 app.add_typer(agents.app, name="agents")
@@ -62,7 +63,10 @@ def options(
         bool, typer.Option("--debug", envvar="FLEETPULSE_DEBUG", help="Show the traceback of an error.")
     ] = False,
     version: Annotated[
-        bool, typer.Option("--version", envvar="FLEETPULSE_VERSION", callback=_print_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", envvar="FLEETPULSE_VERSION", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """
@@ -80,7 +84,7 @@ def installed_version() -> str:
         return "0+unknown"
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
+def call(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     invocation = Invocation(debug=bool(os.environ.get("FLEETPULSE_DEBUG")))
     try:
@@ -123,4 +127,4 @@ def _usage(exc: Exception) -> int:
 
 def main() -> None:
     """Run the command that the process was started with, and end with its exit code."""
-    sys.exit(run())
+    sys.exit(call())

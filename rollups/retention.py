@@ -115,19 +115,24 @@ def apply(store: Store, policy: RetentionPolicy, now: datetime) -> RetentionResu
         if gone < PURGE_LIMIT:
             break
     for result in results:
-        level = logging.INFO if result.verdict is Verdict.DONE else logging.WARNING
-        log.log(
-            level,
-            "retention: %s %s below %s: %s, %d partitions dropped%s",
-            result.step.table,
-            result.step.tier,
-            result.step.boundary.isoformat(),
-            result.verdict.value,
-            len(result.dropped),
-            f" ({result.message})" if result.message else "",
-            extra={"event": "retention", "verdict": result.verdict.value, "dropped": len(result.dropped)},
-        )
+        _log(result)
     return RetentionResult(steps=results, purged=purged)
+
+
+def _log(result: StepResult) -> None:
+    """Write the step's line: a horizon that moved over nothing is no news."""
+    done = result.verdict is Verdict.DONE
+    log.log(
+        logging.WARNING if not done else logging.INFO if result.dropped else logging.DEBUG,
+        "retention: %s %s below %s: %s, %d partitions dropped%s",
+        result.step.table,
+        result.step.tier,
+        result.step.boundary.isoformat(),
+        result.verdict.value,
+        len(result.dropped),
+        f" ({result.message})" if result.message else "",
+        extra={"event": "retention", "verdict": result.verdict.value, "dropped": len(result.dropped)},
+    )
 
 
 def _apply_step(store: Store, step: Step) -> StepResult:

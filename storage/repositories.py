@@ -365,6 +365,7 @@ def _reschedule(session: Session, agents: Sequence[Agent], now: datetime) -> Non
         row.agent_id: row for row in session.scalars(select(AgentSchedule).where(AgentSchedule.to_ts.is_(None), only))
     }
     wanted: dict[int, tuple[float, float, str]] = {}
+    ended: list[AgentSchedule] = []
     for agent in agents:
         row = opened.get(agent.id)
         found = (row.interval_s, row.offset_s, row.state) if row else None
@@ -374,9 +375,10 @@ def _reschedule(session: Session, agents: Sequence[Agent], now: datetime) -> Non
         if found == target:
             continue
         if row is not None:
-            _close(session, row, now)
+            ended.append(row)
         if target is not None:
             wanted[agent.id] = target
+    _close(session, ended, now)
     if not wanted:
         return
     # Rows of one agent never overlap, even where the clock was set back since the last one ended.
@@ -399,10 +401,11 @@ def _reschedule(session: Session, agents: Sequence[Agent], now: datetime) -> Non
     session.execute(insert(AgentSchedule), rows)
 
 
-def _close(session: Session, row: AgentSchedule, now: datetime) -> None:
-    if row.from_ts >= now:
-        # It never was in force.
-        session.execute(delete(AgentSchedule).where(AgentSchedule.id == row.id))
-        session.expunge(row)
-    else:
-        session.execute(update(AgentSchedule).where(AgentSchedule.id == row.id).values(to_ts=now))
+def _close(session: Session, rows: Sequence[AgentSchedule], now: datetime) -> None:
+    """End open *rows*; one that never was in force goes."""
+    never = [row.id for row in rows if row.from_ts >= now]
+    for start in range(0, len(never), _MAX_LISTED):
+        session.execute(delete(AgentSchedule).where(AgentSchedule.id.in_(never[start : start + _MAX_LISTED])))
+    ended = [{"id": row.id, "to_ts": now} for row in rows if row.from_ts < now]
+    if ended:
+        session.execute(update(AgentSchedule), ended)

@@ -136,7 +136,7 @@ def _exposition_template(samples: int, *, histogram: bool) -> bytes:
 
 def _document_template(samples: int) -> bytes:
     checks: dict[str, list[str]] = {
-        f"agent:{name}": ['{"observedValue":%d,"observedUnit":"1"}'] for name, _ in _COUNTERS
+        f"agent:{name}": ['{"observedValue":%d,"observedUnit":"1","metricType":"counter"}'] for name, _ in _COUNTERS
     }
     for name, label, form, unit, _ in _GAUGES[: samples - MIN_SAMPLES]:
         part = f'"componentId":{label.partition("=")[2].removesuffix("}")},' if label else ""

@@ -96,7 +96,7 @@ def main() -> int:
         spool=SpoolConfig(),
         host=order["host"],
         host_interval_s=2.0,
-        sync_interval_s=1.0,
+        sync_interval_s=0.3,
         refresh_interval_s=1.0,
         listen_port=0,
     )

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
 
 from collector.simulator.fleet import FleetProcess
 from collector.simulator.log import counter_totals, read_log
@@ -20,7 +19,7 @@ from tests.daemon.collector_process import CollectorProcess
 from tests.daemon.conditions import eventually
 
 #: Fewest polls of the fleet per life of a collector.
-POLLS = 150
+POLLS = 60
 
 
 def served(log: Path) -> int:
@@ -40,8 +39,8 @@ def checks(store: Store) -> list[tuple[str, int, int]]:
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[FleetProcess]:
-    """Return a fleet of twelve that is mostly well."""
-    with FleetProcess(agents=12, faults="3:500s;5:refused;7:counter_reset@4s", log=tmp_path / "fleet.log") as found:
+    """Return a fleet of two dozen that is mostly well."""
+    with FleetProcess(agents=24, faults="3:500s;5:refused;7:counter_reset@4s", log=tmp_path / "fleet.log") as found:
         yield found
 
 

@@ -72,7 +72,7 @@ def engine(empty_database_url: str) -> Iterator[Engine]:
 def catalog(engine: Engine) -> list[tuple[str, str, str]]:
     """Return everything that the database holds, Alembic's own table apart."""
     with engine.connect() as connection:
-        rows = connection.execute(text(CATALOG)).tuples().all()
+        rows = connection.execute(text(CATALOG)).all()
     return [(kind, name, what) for kind, name, what in rows if not name.startswith(schema.VERSION_TABLE)]
 
 
@@ -179,7 +179,8 @@ def test_two_upgrades_at_once(engine: Engine) -> None:
             "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = "
             "(SELECT oid FROM pg_database WHERE datname = current_database())"
         )
-        while holder.execute(waiting).scalar_one() < 3 and time.monotonic() < deadline:
+        while holder.execute(waiting).scalar_one() < 3 and any(process.poll() is None for process in started):
+            assert time.monotonic() < deadline, "three upgrades did not come to wait within 60 s"
             time.sleep(0.02)
         holder.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": schema.LOCK_KEY})
         said = [process.communicate(timeout=60)[0] for process in started]

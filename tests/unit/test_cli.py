@@ -122,7 +122,7 @@ def test_wrong_usage_is_one_line_and_exit_2(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whoever mistypes learns what was found and what was expected, without a traceback."""
-    code = cli.run(arguments)
+    code = cli.call(arguments)
     captured = capsys.readouterr()
 
     assert code == 2
@@ -134,7 +134,7 @@ def test_wrong_usage_is_one_line_and_exit_2(
 @pytest.mark.parametrize("arguments", [["status"], ["verify"], ["agents", "list"], ["report", "fleet_health"]])
 def test_empty_home_says_what_to_do(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Commands that only look make no database; they name those that do."""
-    code = cli.run(arguments)
+    code = cli.call(arguments)
     captured = capsys.readouterr()
 
     assert code == 1
@@ -147,7 +147,7 @@ def test_empty_home_says_what_to_do(arguments: list[str], tmp_path: Path, capsys
 
 def test_unreachable_database_is_exit_1_and_hides_the_password(capsys: pytest.CaptureFixture[str]) -> None:
     """A database that is away is one line, without the secret of its address."""
-    code = cli.run(["status", "--database-url", "postgresql://me:geheim@127.0.0.1:1/x"])
+    code = cli.call(["status", "--database-url", "postgresql://me:geheim@127.0.0.1:1/x"])
     captured = capsys.readouterr()
 
     assert code == 1
@@ -159,7 +159,7 @@ def test_unreachable_database_is_exit_1_and_hides_the_password(capsys: pytest.Ca
 def test_debug_shows_where_an_error_came_from() -> None:
     """With --debug, before the command or in the environment, an error keeps its traceback."""
     with pytest.raises(SettingsError):
-        cli.run(["--debug", "report"])
+        cli.call(["--debug", "report"])
 
 
 def test_setting_in_the_environment_is_used(
@@ -167,7 +167,7 @@ def test_setting_in_the_environment_is_used(
 ) -> None:
     """A flag's variable stands for the flag."""
     monkeypatch.setenv("FLEETPULSE_REPORT_SINCE", "never")
-    code = cli.run(["report", "incidents"])
+    code = cli.call(["report", "incidents"])
 
     assert code == 2
     assert '--since is "never"' in capsys.readouterr().err
@@ -175,9 +175,9 @@ def test_setting_in_the_environment_is_used(
 
 def test_version_and_help_go_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
     """What was asked for is data."""
-    assert cli.run(["--version"]) == 0
+    assert cli.call(["--version"]) == 0
     assert re.fullmatch(r"fleetpulse \S+\n", capsys.readouterr().out)
-    assert cli.run(["report", "--help"]) == 0
+    assert cli.call(["report", "--help"]) == 0
     assert "availability" in capsys.readouterr().out
 
 

@@ -49,7 +49,7 @@ class Terminal:
 
     def __call__(self, *arguments: str) -> Answer:
         """Run a command that takes a database."""
-        code = cli.run([*arguments, "--database-url", self.url])
+        code = cli.call([*arguments, "--database-url", self.url])
         captured = self._capsys.readouterr()
         return Answer(code, captured.out, captured.err)
 
@@ -297,7 +297,7 @@ def test_db_check_current_and_history(terminal: Terminal, direct: Store) -> None
     """A schema as it should be is exit 0; a column that somebody dropped is named."""
     fine = terminal("db", "check")
     current = terminal("db", "current")
-    code = cli.run(["db", "history"])
+    code = cli.call(["db", "history"])
     with direct.engine.begin() as connection:
         connection.execute(text("DROP INDEX losses_agent_id_from_due_idx"))
     broken = terminal("db", "check")
@@ -349,9 +349,9 @@ def test_commands_never_change_the_schema_of_a_named_database(
 
 def test_db_psql_gets_the_address_and_the_arguments(database_url: str, capfd: pytest.CaptureFixture[str]) -> None:
     """psql runs on the database with what follows; its exit code is ours."""
-    fine = cli.run(["db", "psql", "--database-url", database_url, "-At", "-c", "SELECT count(*) FROM fleet_health"])
+    fine = cli.call(["db", "psql", "--database-url", database_url, "-At", "-c", "SELECT count(*) FROM fleet_health"])
     out = capfd.readouterr().out
-    bad = cli.run(["db", "psql", "--database-url", database_url, "-c", "SELECT * FROM nowhere"])
+    bad = cli.call(["db", "psql", "--database-url", database_url, "-c", "SELECT * FROM nowhere"])
     err = capfd.readouterr().err
 
     assert (fine, out) == (0, "0\n")

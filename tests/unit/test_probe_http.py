@@ -20,7 +20,7 @@ import uvloop
 from collector.config import Credential, Limits
 from collector.probes import Probe, Reading, build_probe
 from storage.errors import SettingsError
-from storage.model import AgentSpec, Outcome
+from storage.model import AgentSpec, Kind, Outcome
 from tests.loopback import Certificates, Exchange, Loopback, forever
 
 LIMITS = Limits(body_bytes=100_000, header_bytes=4_000)
@@ -190,6 +190,26 @@ def test_http_health_checks_become_gauges(run: Run) -> None:
         ("uptime", (), "s"): 12.0,
     }
     assert reading.rejected == {"not_a_number": 2, "out_of_range": 2, "not_finite": 1, "duplicate_series": 1}
+
+
+def test_http_health_check_may_be_a_counter(run: Run) -> None:
+    """A check that says so is a counter; the process's start comes along, so that a restart is told from a reset."""
+    document = {
+        "status": "pass",
+        "checks": {
+            "agent:requests_total": [{"observedValue": 7, "metricType": "counter"}],
+            "agent:memory_total": [{"observedValue": 8}],
+            "agent:process_start_time_seconds": [{"observedValue": 1000.5}],
+        },
+    }
+    reading = one_answer(json_answer(document), run)
+
+    assert [(key.name, key.kind) for key in reading.metrics] == [
+        ("agent:requests_total", Kind.COUNTER),
+        ("agent:memory_total", Kind.GAUGE),
+        ("agent:process_start_time_seconds", Kind.GAUGE),
+    ]
+    assert reading.process_start == 1000.5
 
 
 def test_http_json_names_that_no_database_takes_are_counted(run: Run) -> None:

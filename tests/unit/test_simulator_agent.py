@@ -124,7 +124,7 @@ def test_document_has_as_many_samples_as_asked(n: int) -> None:
     assert sum(len(values) for values in document["checks"].values()) == n
     assert answer.scrape is not None
     assert document["checks"]["agent:requests_total"] == [
-        {"observedValue": answer.scrape.requests_total, "observedUnit": "1"}
+        {"observedValue": answer.scrape.requests_total, "observedUnit": "1", "metricType": "counter"}
     ]
 
 

@@ -1,0 +1,3 @@
+"""
+What is computed from raw rows, and how long everything is kept.
+"""

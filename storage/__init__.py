@@ -1,0 +1,3 @@
+"""
+The database: values, contract, engines.
+"""

@@ -1,0 +1,168 @@
+"""
+``fleetpulse run`` as it is started: the embedded database, a simulated fleet, a terminal, signals.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+#: Seconds for anything that a busy machine may take its time for.
+PATIENCE_S = 60
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """Return a home folder: short, because a socket lies in it, and open to the server's user when root runs this."""
+    folder = Path(tempfile.mkdtemp(prefix="fleetpulse-run-")).resolve()
+    folder.chmod(0o711)
+    yield folder / "home"
+    shutil.rmtree(folder)
+
+
+def start(home: Path, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+    """Start the command line on *home*, away from the settings of whoever runs the tests."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FLEETPULSE_")}
+    environment |= {
+        "FLEETPULSE_HOME": str(home),
+        "FLEETPULSE_COLLECTOR_LISTEN_PORT": "0",
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+        "TERM": "xterm-256color",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "fleetpulse", *arguments], cwd=home.parent, env=environment, **options
+    )
+
+
+def call(home: Path, *arguments: str) -> tuple[int, str, str]:
+    """Run a command to its end; return exit code, standard output, standard error."""
+    with start(home, *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        out, err = process.communicate(timeout=PATIENCE_S)
+    return process.returncode, out.decode(), err.decode()
+
+
+def test_run_with_a_demo_fleet_ends_with_everything_in_the_embedded_database(home: Path) -> None:
+    """
+    From nothing to reports: every poll that the fleet served is a check, the one in flight at the end aside.
+    """
+    code, out, err = call(home, "run", "--for", "5s", "--demo-fleet", "4", "--faults", "2:fail;3:refused")
+    served: Counter[str] = Counter()
+    for line in (home / "demo-fleet.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        if "outcome" in entry or "agent" in entry:
+            served[entry["agent"]] += 1
+    _, rows, _ = call(home, "report", "availability", "--since", "1h", "--type", "simulated", "--format", "json")
+    _, status, _ = call(home, "status", "--format", "json")
+    proof, _, _ = call(home, "verify")
+    counted = {row["agent"]: (row["up"], row["down"]) for row in json.loads(rows)["rows"]}
+
+    assert code == 0, err
+    assert out == ""
+    assert "look next:\n  fleetpulse status --home " in err
+    assert err.count(f"{home}/demo-fleet.jsonl") == 2
+    assert set(counted) == {"demo-0001", "demo-0002", "demo-0003", "demo-0004"}
+    for agent in ("demo-0001", "demo-0002", "demo-0004"):
+        assert abs(sum(counted[agent]) - served[agent]) <= 1
+    assert counted["demo-0001"][0] >= 2
+    assert counted["demo-0001"][1] == counted["demo-0002"][0] == counted["demo-0003"][0] == 0
+    assert counted["demo-0003"][1] >= 2
+    assert json.loads(status)["agents"]["by_status"]["unhealthy"] == 1
+    assert json.loads(status)["agents"]["by_status"]["refused"] == 1
+    assert json.loads(status)["collector"]["live"] is False
+    assert proof == 0
+
+
+def test_run_ends_in_order_on_sigterm(home: Path) -> None:
+    """A signal is an orderly end: exit 0, the session closed, nothing left in the spool."""
+    with start(home, "run", "--log-format", "json", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if b'"database_up"' in line or b"database is there" in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        _, rest = process.communicate(timeout=PATIENCE_S)
+    events = [json.loads(line).get("event") for line in rest.decode().splitlines() if line.startswith("{")]
+
+    assert process.returncode == 0
+    assert "stopped" in events
+
+
+def test_run_refuses_a_named_database_without_the_schema(home: Path, empty_database_url: str) -> None:
+    """A database of your own is never changed behind your back: one line with the remedy, exit 1."""
+    code, _, err = call(home, "run", "--for", "30s", "--log-level", "error", "--database-url", empty_database_url)
+
+    assert code == 1
+    assert err.splitlines()[-1].startswith("error: ")
+    assert err.splitlines()[-1].endswith(': run "fleetpulse db upgrade"')
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--for", "soon"], '--for is "soon", expected a duration with its unit'),
+        (["--for", "0s"], '--for is "0s", expected more than 0s'),
+        (["--demo-fleet", "3", "--faults", "9:hang"], 'fault "9:hang" names agent 9: expected 1 to 3'),
+    ],
+)
+def test_run_refuses_bad_flags(home: Path, database_url: str, arguments: list[str], said: str) -> None:
+    """What is wrong is said before anything is polled."""
+    code, _, err = call(home, "run", *arguments, "--database-url", database_url)
+
+    assert code in (1, 2)
+    assert said in err.splitlines()[-1]
+    assert err.splitlines()[-1].startswith("error: ")
+
+
+def test_run_on_a_terminal_draws_the_table_and_restores_the_screen(home: Path, database_url: str) -> None:
+    """The table is on the alternate screen, log lines are in a file, the summary is on the screen of the shell."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    process = start(
+        home,
+        *("run", "--for", "3s", "--demo-fleet", "2", "--faults", "2:fail", "--database-url", database_url),
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+    )
+    os.close(follower)
+    seen = bytearray()
+    deadline = time.monotonic() + PATIENCE_S
+    with process:
+        while time.monotonic() < deadline:
+            try:
+                part = os.read(leader, 65_536)
+            except OSError:
+                # Linux says so when the last one who had the terminal open is gone.
+                break
+            if not part:
+                break
+            seen += part
+    os.close(leader)
+    text = seen.decode()
+    table = text[text.index("\x1b[?1049h") : text.rindex("\x1b[?1049l")]
+    after = text[text.rindex("\x1b[?1049l") :]
+
+    assert process.returncode == 0
+    assert "demo-0002" in table
+    assert "status fail" in table
+    assert " INFO " not in table
+    assert "polled 3 agents for " in after
+    assert "look next:" in after
+    assert "collector main polls 3 agents" in (home / "fleetpulse.log").read_text()
