@@ -12,6 +12,7 @@ last flush, what the database takes of it (1.5 s; the rest stays in the spool), 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -63,6 +64,12 @@ CLOSE_S = 1.0
 SWITCH_S = 0.0005
 #: Seconds between snapshots for the live table.
 SNAPSHOT_S = 0.5
+#: A full garbage collection over 10,000 agents and their series stops everything for 1.3 s. So it never happens by
+#: itself; what lives long is frozen this many seconds after the start and after a change of agents (when the first
+#: sweeps have taught the probes their series), and the rest, which is little, is collected at leisure.
+FREEZE_S = (1.0, 20.0, 120.0)
+COLLECT_S = 600.0
+_NEVER = 1_000_000_000
 #: Seconds between the lines that say what was polled.
 REPORT_S = 60.0
 #: Seconds between runs of retention, and of making partitions ahead; the first comes soon after the start.
@@ -136,6 +143,9 @@ class Daemon:
         # Guards the list that the database gave last: the writer's thread and the sync job bring one.
         self._handing_over = threading.Lock()
         self._specs: list[AgentSpec] = []
+        self._freezing: list[asyncio.TimerHandle] = []
+        # Of the sync job alone.
+        self._fingerprint: int | None = None
         self.session = Session(
             uuid=str(uuid4()),
             name=config.name,
@@ -223,6 +233,7 @@ class Daemon:
             self._vitals.lag.start()
             self._writer.start()
             self._schedule.start()
+            self._freeze_soon()
             tasks.append(self._loop.create_task(self._flusher.run(self._config.flush_interval_s)))
             tasks.append(self._loop.create_task(self._tell()))
             log.info(
@@ -268,6 +279,9 @@ class Daemon:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._vitals.lag.stop()
+        for timer in self._freezing:
+            timer.cancel()
+        gc.unfreeze()
         await asyncio.gather(self._schedule.stop(POLLS_S), self._poller.stop(timedelta(seconds=POLLS_S)))
         flushed = await self._last_flush()
         if self._writer.started:
@@ -333,8 +347,13 @@ class Daemon:
 
     def _sync(self) -> None:
         store = self._writer.store
-        if store is not None:
-            self._hand_over_agents(AgentRepository(store.engine).active_specs())
+        if store is None:
+            return
+        repository = AgentRepository(store.engine)
+        fingerprint = repository.fingerprint()
+        if fingerprint != self._fingerprint:
+            self._hand_over_agents(repository.active_specs())
+            self._fingerprint = fingerprint
 
     # ---------------------------------------------------------------- agents
 
@@ -356,8 +375,8 @@ class Daemon:
             future.add_done_callback(self._remembered_agents)
 
     def _take_agents(self, specs: Sequence[AgentSpec]) -> None:
-        if not self._poller.stopping:
-            self._registry.apply(specs)
+        if not self._poller.stopping and self._registry.apply(specs):
+            self._freeze_soon()
 
     def _remembered_agents(self, future: Future[None]) -> None:
         error = future.exception()
@@ -366,6 +385,12 @@ class Daemon:
             with self._handing_over:
                 self._specs = []
 
+    def _freeze_soon(self) -> None:
+        """Freeze what lives long: soon, and again when the first sweeps have taught the probes their series."""
+        for timer in self._freezing:
+            timer.cancel()
+        self._freezing = [self._loop.call_later(after_s, _freeze) for after_s in FREEZE_S]
+
     def _stepped(self, step: ClockStep) -> None:
         self.tally.clock_steps += 1
 
@@ -373,13 +398,16 @@ class Daemon:
 
     async def _tell(self) -> None:
         slots, samples = Rate(), Rate()
-        reported = time.monotonic()
+        reported = collected = time.monotonic()
         while True:
             if self._on_snapshot is not None:
                 self._on_snapshot(self._snapshot(slots, samples))
             if time.monotonic() - reported >= REPORT_S:
                 reported = time.monotonic()
                 self._report()
+            if time.monotonic() - collected >= COLLECT_S:
+                collected = time.monotonic()
+                gc.collect()
             await asyncio.sleep(SNAPSHOT_S)
 
     def _snapshot(self, slots: Rate, samples: Rate) -> Snapshot:
@@ -493,6 +521,7 @@ def main(
     # Threads that compute (a refresh's bookkeeping, a list of 10,000 agents) hold the interpreter for this long while
     # the event loop waits: 5 ms by default, several times per slot.
     sys.setswitchinterval(SWITCH_S)
+    gc.set_threshold(*gc.get_threshold()[:2], _NEVER)
 
     async def until_signal() -> int:
         stop = asyncio.Event()
@@ -512,6 +541,12 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     import uvloop
 
     return uvloop.new_event_loop
+
+
+def _freeze() -> None:
+    # Young garbage first, or it would stay for good.
+    gc.collect(1)
+    gc.freeze()
 
 
 def _raise_file_limit() -> None:

@@ -15,7 +15,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Generic, Protocol, TypeVar
 
 from apscheduler.executors.asyncio import AsyncIOExecutor
@@ -195,7 +195,7 @@ class Schedule(Generic[A]):
         step_us = round(interval_s * 1e6)
         trigger = _Trigger(self._timeline, lambda last_us: last_us + step_us)
         first = interval_s if first_s is None else first_s
-        handle = self._scheduler.add_job(job.kick, trigger, next_run_time=_wall(first))
+        handle = self._scheduler.add_job(job.kick, trigger, next_run_time=self._in(first))
         self._maintenance.append((job, interval_s, handle))
         loop = asyncio.get_running_loop()
 
@@ -207,7 +207,10 @@ class Schedule(Generic[A]):
     # ---------------------------------------------------------------- start and stop
 
     def start(self) -> None:
-        """Begin to run jobs."""
+        """Begin to run jobs; slots that went by while agents were made ready are nobody's."""
+        now_us = self._timeline.now_us()
+        for cohort in self._cohorts:
+            cohort.reanchor(now_us)
         self._running = True
         self._scheduler.start()
         self._watch = asyncio.get_running_loop().call_later(WATCH_S, self._watch_clock)
@@ -252,10 +255,10 @@ class Schedule(Generic[A]):
         for grid, job in self._jobs.items():
             job.modify(next_run_time=from_us(grid.after(now_us) + self._timeline.ahead_us()))
         for _, interval_s, job in self._maintenance:
-            job.modify(next_run_time=_wall(interval_s))
+            job.modify(next_run_time=self._in(interval_s))
         if self._on_step is not None:
             self._on_step(step)
 
-
-def _wall(after_s: float) -> datetime:
-    return datetime.now(UTC) + timedelta(seconds=after_s)
+    def _in(self, seconds: float) -> datetime:
+        """Return the moment *seconds* from now, by the wall clock."""
+        return from_us(self._timeline.wall_us() + round(seconds * 1e6))

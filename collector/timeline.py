@@ -62,6 +62,10 @@ class Timeline:
         """Return how far the wall clock is ahead of the line: what turns a due time into a time of the wall clock."""
         return self._wall() - self.now_us()
 
+    def wall_us(self) -> int:
+        """Return the wall clock."""
+        return self._wall()
+
     def check(self) -> ClockStep | None:
         """Compare with the wall clock; anchor anew and return the step where they differ too much."""
         before = self.now_us()

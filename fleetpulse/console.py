@@ -37,18 +37,8 @@ class RowFormat(StrEnum):
 
 def stdout() -> Console:
     """Return the console of data: coloured only on a terminal, and not under ``NO_COLOR``."""
-    return _console(stderr=False)
-
-
-def stderr() -> Console:
-    """Return the console of everything else."""
-    return _console(stderr=True)
-
-
-def _console(*, stderr: bool) -> Console:
-    stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else _UNBOUNDED
-    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
+    columns = None if sys.stdout.isatty() else _UNBOUNDED
+    return Console(file=sys.stdout, width=columns, highlight=False, markup=False, emoji=False)
 
 
 def show(what: RenderableType) -> None:

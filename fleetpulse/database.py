@@ -15,11 +15,6 @@ from storage.open import open_store
 from storage.store import Store
 
 
-def embedded(settings: Settings) -> EmbeddedServer | None:
-    """Return this process's hold on the embedded server, not started; ``None`` when a database is named."""
-    return EmbeddedServer(settings.home) if settings.database_url() is None else None
-
-
 @contextmanager
 def opened(settings: Settings, *, check: bool = True) -> Iterator[Store]:
     """

@@ -293,10 +293,10 @@ def summary(snapshot: Snapshot, *, flags: str = "") -> str:
     refused = f", {snapshot.writer.rejected:,} refused" if snapshot.writer.rejected else ""
     return "\n".join(
         (
-            f"polled {_several(snapshot.agents, 'agent', 'agents')} for {elapsed}, {slots:,} slots"
+            f"polled {_several(snapshot.agents, 'agent', 'agents')} for {elapsed}, {_several(slots, 'slot', 'slots')}"
             + (f": {counted}" if counted else ""),
             f"wrote {snapshot.writer.rows:,} rows in {_several(snapshot.writer.batches, 'batch', 'batches')}{refused}; "
-            f"{waiting}{dropped}; {lost:,} slots lost",
+            f"{waiting}{dropped}; {_several(lost, 'slot', 'slots')} lost",
             "look next:",
             f"  fleetpulse status{flags}",
             f"  fleetpulse report availability --since 1h{flags}",

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeVar
 
-from sqlalchemy import Engine, delete, func, insert, select, true, update
+from sqlalchemy import Engine, Text, cast, delete, func, insert, select, true, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -28,6 +28,11 @@ from storage.sqlstate import sqlstate_of, translate
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+#: What makes an agent's description, beside its name and state.
+_SPEC_COLUMNS = (
+    "type", "probe", "endpoint", "labels", "interval_s", "timeout_s", "rise", "fall", "credential", "options", "source",
+)  # fmt: skip
 
 #: Two that register the same name at once (23505), or lock rows in opposite order (40P01): the loser does it again and
 #: finds what the winner did.
@@ -98,6 +103,27 @@ class AgentRepository:
     def active_specs(self) -> Sequence[AgentSpec]:
         """Return what is to be polled, by name; ``paused`` where slots end as such."""
         return [record.spec for record in self.list()]
+
+    def fingerprint(self) -> int:
+        """
+        Return a number that differs, within this process, whenever ``active_specs`` does.
+
+        A collector asks every few seconds: plain rows of 10,000 agents take 40 ms, objects of them half a second.
+        """
+        columns = [
+            Agent.name,
+            Agent.state,
+            *(
+                cast(getattr(Agent, name), Text) if name in ("labels", "options") else getattr(Agent, name)
+                for name in _SPEC_COLUMNS
+            ),
+        ]
+        statement = select(*columns).where(Agent.state != "retired").order_by(Agent.name)
+        try:
+            with self._engine.connect() as connection:
+                return hash(tuple(map(tuple, connection.execute(statement))))
+        except SQLAlchemyError as exc:
+            raise translate(exc, "reading agents") from exc
 
     # ---------------------------------------------------------------- changing
 

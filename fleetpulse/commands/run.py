@@ -21,6 +21,7 @@ from rich.console import Console
 
 from collector import daemon
 from collector.logs import JsonFormatter, TextFormatter, configure
+from collector.simulator.faults import parse_faults
 from collector.simulator.fleet import FleetProcess
 from fleetpulse.commands.options import Config, DatabaseUrl, Home, settings_of
 from fleetpulse.console import note, stdout
@@ -86,6 +87,8 @@ def run(
     """
     settings = settings_of(config, database_url, home)
     run_for_s = None if run_for is None else _seconds(run_for)
+    # Before anything is made: the child would say the same, later.
+    parse_faults(faults if demo_fleet else "", max(1, demo_fleet))
     formatter = JsonFormatter() if log_format is LogFormat.JSON else TextFormatter()
     configure(sys.stderr, as_json=log_format is LogFormat.JSON, level=logging.getLevelNamesMapping()[log_level.upper()])
     # What migrations say of their inner workings is for those who debug them.

@@ -5,7 +5,7 @@ Agents in the database: what a sync, a pause and a retirement do to them and to 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -232,6 +232,27 @@ def test_schedule_never_overlaps(steps: Sequence[tuple[str, int]], store: Store)
         assert len(ends) == len(rows) - 1
         offset = slot_offset_s("a", agent.spec.interval_s)
         assert rows[-1][2:] == (agent.spec.interval_s, offset, agent.state)
+
+
+def test_fingerprint_follows_what_is_polled(agents: AgentRepository, store: Store) -> None:
+    """It changes with every change of what is to be polled, and with nothing else."""
+    steps: list[Callable[[], object]] = [
+        lambda: agents.sync([spec("a")], "file", NOW),
+        lambda: agents.sync([spec("a", labels={"x": "y"})], "file", NOW),
+        lambda: agents.sync([spec("a", options={"method": "GET"})], "file", NOW),
+        lambda: agents.sync([spec("a", interval_s=30.0)], "file", NOW),
+        lambda: agents.pause("a", NOW),
+        lambda: agents.sync([spec("b")], "file", NOW),
+    ]
+    seen = [agents.fingerprint()]
+    for step in steps:
+        step()
+        seen.append(agents.fingerprint())
+    with store.engine.begin() as connection:
+        connection.execute(text("UPDATE agents SET status = 'healthy', status_reason = 'x'"))
+
+    assert len(set(seen)) == len(steps) + 1
+    assert agents.fingerprint() == seen[-1]
 
 
 def test_add_get_retire(agents: AgentRepository) -> None:

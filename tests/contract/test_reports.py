@@ -21,7 +21,7 @@ from reports.render import to_csv, to_json
 from reports.run import Report, run
 from rollups.refresh import refresh_all
 from storage.batch import Batch
-from storage.model import Loss, Outcome, Transition, Window, to_us
+from storage.model import Loss, MetricKey, Outcome, Transition, Window, to_us
 from storage.queries import load
 from storage.store import Store
 from tests.batches import NOON, Spool, every
@@ -150,6 +150,8 @@ def test_availability_pause_without_collector_is_paused_not_unobserved(store: St
     schedule(store, "a", NOON, NOON + HOUR, state="paused")
 
     assert hours(store, "a") == [(0, 0, 0, 0, 0, 0, 0, 60)]
+    part = Window(NOON + 10 * MINUTE, NOON + 40 * MINUTE)
+    assert totals(run(store, "availability", window=part)) == {"a": (0, 0, 0, 0, 0, 0, 30)}
 
 
 def test_availability_collector_outage_is_unobserved_and_says_nothing_of_the_agent(store: Store) -> None:
@@ -502,6 +504,18 @@ def test_system_load_has_one_row_per_host_and_bucket(store: Store) -> None:
         (NOON, "h1", 45.0, 90.0, 2.5, 43.0, None, None),
         (NOON, "h2", None, None, 7.0, None, None, None),
     ]
+
+
+def test_system_load_shows_the_fullest_file_system(store: Store) -> None:
+    """Of several mount points, each a series of its own, the one with the highest mean."""
+    batch = Spool().batch(system=[("h", "small", NOON, 90.0), ("h", "large", NOON, 20.0), ("h", "large", NOON, 30.0)])
+    mounted = tuple(
+        MetricKey(name="filesystem_used_percent", labels=(("mountpoint", f"/{key.name}"),)) for key in batch.metrics
+    )
+    write(store, replace(batch, metrics=mounted))
+    report = run(store, "system_load", window=Window(NOON, NOON + HOUR))
+
+    assert report.rows == [(NOON, "h", None, None, None, None, None, 90.0)]
 
 
 # ---------------------------------------------------------------- catalogue and formats

@@ -282,15 +282,21 @@ def test_crash_of_the_postmaster_alone_is_waited_out(home: Path) -> None:
 
 
 def test_pid_of_another_program_is_stale(home: Path) -> None:
-    """A number that a crash left and another program has now does not count as the server."""
+    """A number that a crash left and another program of the same user has now does not count as the server."""
     with EmbeddedServer(home):
         lines = (home / "postgres" / "postmaster.pid").read_text().splitlines()
-    lines[0] = str(os.getpid())
-    (home / "postgres" / "postmaster.pid").write_text("\n".join(lines) + "\n")
+    other = subprocess.Popen(["sleep", "600"], cwd="/", **Cluster(home / "postgres").as_owner(home / "postgres"))  # type: ignore[call-overload]  # user, group, extra_groups
+    try:
+        lines[0] = str(other.pid)
+        (home / "postgres" / "postmaster.pid").write_text("\n".join(lines) + "\n")
+        (home / "postgres" / ".s.PGSQL.5432.lock").write_text("\n".join(lines) + "\n")
 
-    assert not EmbeddedServer(home).running
-    with EmbeddedServer(home) as server:
-        assert value(server.url, "SELECT 1") == 1
+        assert not EmbeddedServer(home).running
+        with EmbeddedServer(home) as server:
+            assert value(server.url, "SELECT 1") == 1
+    finally:
+        other.kill()
+        other.wait(timeout=DEADLINE_S)
 
 
 def test_pid_of_another_server_is_stale(home: Path) -> None:

@@ -115,6 +115,10 @@ def test_report_is_documented_column_by_column() -> None:
         (["agents", "sync"], "there is no settings file to take agents from: name one with --config"),
         (["status", "--config", "nowhere.toml"], "settings file nowhere.toml cannot be read: No such file"),
         (["nonsense"], "no such command 'nonsense'"),
+        (["run", "--for", "soon"], '--for is "soon", expected a duration with its unit'),
+        (["run", "--for", "0s"], '--for is "0s", expected more than 0s'),
+        (["run", "--demo-fleet", "3", "--faults", "9:hang"], 'fault "9:hang" names agent 9: expected 1 to 3'),
+        (["run", "--log-level", "loud"], "invalid value for '--log-level'"),
         (["fleet", "--faults", "3:explode"], 'fault "3:explode" is of an unknown kind'),
     ],
 )
