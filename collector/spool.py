@@ -13,6 +13,7 @@ import fcntl
 import logging
 import os
 import queue
+import sqlite3
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -346,8 +347,9 @@ class Spool:
     def _publish(self) -> None:
         try:
             stats = self._file.stats()
-        except (SpoolError, OSError):
+        except (SpoolError, OSError, sqlite3.Error) as exc:
             # Whatever the next command is will say so, to somebody who can act on it.
+            log.debug("spool statistics: %s", exc)
             return
         with self._changed:
             self._stats = stats

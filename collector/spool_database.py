@@ -69,7 +69,8 @@ def translated(path: Path) -> Iterator[None]:
     except sqlite3.Error as exc:
         # A MemoryError and misuse have no code; a file that is no database has one.
         code = (getattr(exc, "sqlite_errorcode", None) or 0) & 0xFF
-        if code in _DAMAGED:
+        # Every table was there when the file was opened.
+        if code in _DAMAGED or str(exc).startswith("no such table"):
             raise SpoolDamaged(f"spool {path} is damaged: {exc}") from exc
         if code in _UNAVAILABLE:
             raise SpoolUnavailable(f"spool {path} cannot be written: {exc}; free space or mend the disk") from exc

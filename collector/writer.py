@@ -169,13 +169,16 @@ class Writer:
     def _step(self, idle_s: float) -> bool:
         """Connect where that is needed, write one batch where there is one; tell whether one was written."""
         try:
+            if self._store is None:
+                self._store = self._open_store()
+            store = self._store
             if not self._ready:
-                self._connect()
-            self._tell_abandoned()
+                self._connect(store)
+            self._tell_abandoned(store)
             batch = self._spool.take(idle_s)
-            if batch is None:
-                return False
-            self._write(batch)
+            if batch is not None:
+                self._write(store, batch)
+            self._works(store)
         except TransientStorageError as exc:
             self._ready = False
             self._failed(exc)
@@ -186,12 +189,9 @@ class Writer:
             log.debug("spool: %s", exc)
             self._stop.wait(IDLE_S)
             return False
-        return True
+        return batch is not None
 
-    def _connect(self) -> None:
-        if self._store is None:
-            self._store = self._open_store()
-        store = self._store
+    def _connect(self, store: Store) -> None:
         store.check_schema()
         self._claim(store)
         store.open_session(self._session)
@@ -204,7 +204,12 @@ class Writer:
             )
         self.sync(store)
         self._ready = True
+
+    def _works(self, store: Store) -> None:
+        """Note that the database does what it is asked; connecting alone proves little."""
         self._backoff_s = BACKOFF_FIRST_S
+        if self.stats().state == "up":
+            return
         log.info(
             "database is there: %s %s",
             store.engine_name,
@@ -236,20 +241,14 @@ class Writer:
             self._synced = True
         self._on_agents(repository.active_specs())
 
-    def _tell_abandoned(self) -> None:
-        store = self._store
-        if store is None:
-            raise AssertionError("BUG: connected without a store")
+    def _tell_abandoned(self, store: Store) -> None:
         if not self._spool.stats().abandoned:
             return
         for spool_id, seqs, reason in self._spool.abandoned():
             store.abandon(seqs, spool_id, reason)
             self._spool.abandon_recorded(spool_id, seqs)
 
-    def _write(self, batch: Batch) -> None:
-        store = self._store
-        if store is None:
-            raise AssertionError("BUG: connected without a store")
+    def _write(self, store: Store, batch: Batch) -> None:
         started = time.monotonic()
         try:
             result = store.write(batch)

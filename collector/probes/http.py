@@ -40,7 +40,16 @@ from collector.probes.threads import OneAtATime
 from storage.errors import SettingsError
 from storage.model import AgentSpec, Outcome
 
-OPTIONS = ("method", "headers", "expect_status", "format", "metrics_path", "metrics_url", "body_limit_bytes", "due_header")
+OPTIONS = (
+    "method",
+    "headers",
+    "expect_status",
+    "format",
+    "metrics_path",
+    "metrics_url",
+    "body_limit_bytes",
+    "due_header",
+)
 
 #: Larger bodies are read in a thread, for nobody else's slot may wait that long. Known series take 1.6 µs each, hence
 #: 4 ms for 256 kB; series that are new take 24 µs each, so a body that is new to the probe goes there much sooner.

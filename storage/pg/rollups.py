@@ -24,6 +24,7 @@ from storage.pg.layout import (
     REFRESH_LOCK,
     TABLE_CODE,
     TIER_CODE,
+    Slice,
     computed,
     computed_from_raw,
     exact,
@@ -85,10 +86,12 @@ def refresh(
         connection.isolation_level = IsolationLevel.REPEATABLE_READ
         try:
             with connection.transaction():
-                return _recompute(connection, table, tier, window, closed_before)
+                result = _recompute(connection, table, tier, window, closed_before)
         finally:
             if not connection.closed:
                 connection.isolation_level = None
+        _summarise(connection, slices(table, tier, window))
+        return result
 
 
 def _prepare(connection: psycopg.Connection, table: Table, tier: Tier, window: Window) -> None:
@@ -98,12 +101,17 @@ def _prepare(connection: psycopg.Connection, table: Table, tier: Tier, window: W
     A page range without a summary is read by every search; autosummarize leaves that to the next autovacuum. Without
     statistics the planner takes BRIN for a full scan; autovacuum looks once a minute, a backlog is faster than that.
     """
-    for read in (tier.finer, tier):
-        for part in slices(table, read, window):
-            found = connection.execute(_statements()["growth"], {"name": part.name}).fetchone()
-            if found == (True,):
-                connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(part.name)))
-            connection.execute(_statements()["summarise"], {"name": part.name})
+    parts = [part for read in (tier.finer, tier) for part in slices(table, read, window)]
+    for part in parts:
+        found = connection.execute(_statements()["growth"], {"name": part.name}).fetchone()
+        if found == (True,):
+            connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(part.name)))
+    _summarise(connection, parts)
+
+
+def _summarise(connection: psycopg.Connection, parts: Sequence[Slice]) -> None:
+    for part in parts:
+        connection.execute(_statements()["summarise"], {"name": part.name})
 
 
 def _statements() -> Mapping[str, str]:
@@ -139,15 +147,20 @@ def _recompute(
 
 
 def recompute_statements(table: Table, tier: Tier, window: Window) -> tuple[sql.Composed, sql.Composed]:
-    """Return the statements that empty the buckets of *window* and fill them anew from the tier below."""
+    """
+    Return the statements that empty the buckets of *window* and fill them anew from the tier below.
+
+    Rows are put in by bucket: BRIN finds a bucket of a backlog then as it finds one of a live day.
+    """
     start, end = moment(window.start), moment(window.end)
     target, source = sql.Identifier(parent(table, tier)), sql.Identifier(parent(table, tier.finer))
     return (
         sql.SQL("DELETE FROM {} WHERE bucket >= {} AND bucket < {}").format(target, start, end),
-        sql.SQL("INSERT INTO {} ({}) {}").format(
+        sql.SQL("INSERT INTO {} ({}) {} ORDER BY {}").format(
             target,
             sql.SQL(", ").join(map(sql.Identifier, rollup_columns(table))),
             computed(table, tier, source, start, end),
+            sql.SQL(", ").join(map(sql.Identifier, ["bucket", *key_columns(table)])),
         ),
     )
 
