@@ -83,6 +83,8 @@ class Cohort(Generic[A]):
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
         self._members: dict[str, _Member[A]] = {}
+        # Not later than any member's: asked several times a second, over all cohorts.
+        self._next_us = 0
 
     def __len__(self) -> int:
         return len(self._members)
@@ -93,18 +95,20 @@ class Cohort(Generic[A]):
     def add(self, agent: A, now_us: int) -> None:
         """Take in *agent*: its first slot is the next one of the grid. Known by its name, it keeps its place."""
         known = self._members.get(agent.spec.name)
-        if known is None:
-            self._members[agent.spec.name] = _Member(agent, self.grid.after(now_us))
-        else:
+        if known is not None:
             known.agent = agent
+            return
+        next_us = self.grid.after(now_us)
+        self._next_us = min(self._next_us, next_us) if self._members else next_us
+        self._members[agent.spec.name] = _Member(agent, next_us)
 
     def remove(self, name: str) -> None:
         """Forget the agent *name*."""
         del self._members[name]
 
     def next_us(self) -> int:
-        """Return the first due time that has not been run; needs a member."""
-        return min(member.next_us for member in self._members.values())
+        """Return the first due time that has not been run to its end."""
+        return self._next_us
 
     def run(self, now_us: int) -> Iterator[Due[A]]:
         """
@@ -119,6 +123,7 @@ class Cohort(Generic[A]):
                 continue
             first, member.next_us = member.next_us, newest + self.grid.interval_us
             yield Due(member.agent, newest, first, (newest - first) // self.grid.interval_us)
+        self._next_us = max(self._next_us, newest + self.grid.interval_us)
 
     def reanchor(self, now_us: int) -> list[Due[A]]:
         """
@@ -133,6 +138,7 @@ class Cohort(Generic[A]):
                 n = (newest - member.next_us) // self.grid.interval_us + 1
                 jumped.append(Due(member.agent, newest, member.next_us, n))
             member.next_us = newest + self.grid.interval_us
+        self._next_us = newest + self.grid.interval_us
         return jumped
 
 

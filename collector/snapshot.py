@@ -1,12 +1,11 @@
 """
-What the daemon is doing now, as one value that other threads may look at: for the live table and for tests.
+What the daemon is doing now, as one value that other threads may look at: for the live table.
 """
 
 from __future__ import annotations
 
-import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from collector.spool_file import SpoolStats
@@ -86,32 +85,6 @@ class Rate:
         self._readings.append((now_us, count))
         first_us, first = self._readings[0]
         return (count - first) * 1e6 / (now_us - first_us) if now_us > first_us else 0.0
-
-
-class Live:
-    """The latest snapshot, for readers on other threads; its ``publish`` is what a daemon takes as ``on_snapshot``."""
-
-    def __init__(self) -> None:
-        # Guards the snapshot: the daemon's loop writes, anybody reads.
-        self._changed = threading.Condition()
-        self._latest: Snapshot | None = None
-
-    def publish(self, snapshot: Snapshot) -> None:
-        """Make *snapshot* the latest."""
-        with self._changed:
-            self._latest = snapshot
-            self._changed.notify_all()
-
-    def latest(self) -> Snapshot | None:
-        """Return the latest snapshot; ``None`` before the first."""
-        with self._changed:
-            return self._latest
-
-    def wait_for(self, predicate: Callable[[Snapshot], bool], timeout_s: float) -> Snapshot | None:
-        """Wait until a snapshot fulfils *predicate* and return it; ``None`` when none does in time."""
-        with self._changed:
-            found = self._changed.wait_for(lambda: self._latest is not None and predicate(self._latest), timeout_s)
-            return self._latest if found else None
 
 
 def slots_by_label(tally: Tally) -> dict[str, int]:

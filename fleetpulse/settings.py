@@ -71,8 +71,9 @@ def _at_least(low: str) -> AfterValidator:
 
 
 def _at_most(high: str) -> AfterValidator:
-    def check(value: timedelta) -> timedelta:
-        if value > parse_duration(high):
+    def check(value: timedelta | int) -> timedelta | int:
+        bound = parse_duration(high) if isinstance(value, timedelta) else parse_size(high)
+        if value > bound:  # type: ignore[operator]  # the bound is of the value's type
             raise ValueError(f"expected at most {high}")
         return value
 
@@ -135,8 +136,8 @@ class LimitSettings(_Section):
     samples: int = Field(5_000, ge=1)
     series: int = Field(10_000, ge=1)
     labels: int = Field(32, ge=0)
-    name: Annotated[Size, _at_least("1B")] = 200
-    value: Annotated[Size, _at_least("1B")] = 1_024
+    name: Annotated[Size, _at_least("1B"), _at_most("2000B")] = 200
+    value: Annotated[Size, _at_least("1B"), _at_most("64KiB")] = 1_024
     redirects: int = Field(5, ge=0, le=50)
 
 

@@ -11,6 +11,9 @@ from itertools import pairwise
 from storage.errors import SettingsError
 from storage.model import Tier
 
+#: Raw rows are cut at whole days, by a job that may fail for a while: they live longer than ``raw`` says.
+LEDGER_MARGIN = timedelta(days=2)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetentionPolicy:
@@ -41,10 +44,10 @@ class RetentionPolicy:
                     f"retention.{finer} is {_text(short)}, expected at most retention.{coarser} {_text(long)}: "
                     "a coarser tier is kept at least as long as what it is computed from"
                 )
-        if self.raw is not None and self.ledger <= self.raw:
+        if self.raw is not None and self.ledger < self.raw + LEDGER_MARGIN:
             raise SettingsError(
-                f"retention.ledger is {_text(self.ledger)}, expected more than retention.raw {_text(self.raw)}: "
-                "verify counts raw rows against the ledger"
+                f"retention.ledger is {_text(self.ledger)}, expected at least {_text(self.raw + LEDGER_MARGIN)}, "
+                f"retention.raw and {_text(LEDGER_MARGIN)}: verify counts raw rows against the ledger"
             )
 
 

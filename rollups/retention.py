@@ -16,8 +16,8 @@ from datetime import datetime, timedelta
 from enum import Enum
 
 from rollups.policy import RetentionPolicy
-from storage.errors import TransientStorageError
-from storage.model import ROLLUPS, Table, Tier, Window
+from storage.errors import NotSettled, TransientStorageError
+from storage.model import MAX_AHEAD, ROLLUPS, Table, Tier, Window
 from storage.store import Horizon, Mismatch, Partition, Store
 
 log = logging.getLogger(__name__)
@@ -107,16 +107,26 @@ def apply(store: Store, policy: RetentionPolicy, now: datetime) -> RetentionResu
     Raises:
         StorageError: The database refused something that a later try cannot cure.
     """
-    results = tuple(_apply_step(store, step) for step in plan(store, policy, now))
+    results: list[StepResult] = []
+    for step in plan(store, policy, now):
+        results.append(_apply_step(store, step))
+        _log(results[-1])
+    return RetentionResult(steps=tuple(results), purged=_purge(store, policy, now))
+
+
+def _purge(store: Store, policy: RetentionPolicy, now: datetime) -> int:
+    """Forget batches that no raw row and no replay can need any more; return how many."""
+    if policy.raw is None:
+        return 0
+    held_from = min(each.dropped_before for each in store.horizons() if each.tier is Tier.RAW)
+    # Rows may be dated a little ahead of their commit.
+    before = min(now - policy.ledger, held_from - 2 * MAX_AHEAD)
     purged = 0
     while True:
-        gone = store.purge_ledger(now - policy.ledger, PURGE_LIMIT)
+        gone = store.purge_ledger(before, PURGE_LIMIT)
         purged += gone
         if gone < PURGE_LIMIT:
-            break
-    for result in results:
-        _log(result)
-    return RetentionResult(steps=results, purged=purged)
+            return purged
 
 
 def _log(result: StepResult) -> None:
@@ -158,7 +168,7 @@ def _apply_step(store: Store, step: Step) -> StepResult:
             verdict=Verdict.DONE,
             dropped=tuple(store.drop_below(step.table, step.tier, step.boundary)),
         )
-    except TransientStorageError as exc:
+    except (NotSettled, TransientStorageError) as exc:
         return StepResult(step=step, verdict=Verdict.BUSY, message=str(exc))
 
 

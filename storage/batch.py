@@ -22,6 +22,12 @@ from storage.errors import BatchError
 from storage.model import Kind, Loss, MetricKey, Session, Table, Transition, from_us, to_us
 
 DAY_US = 86_400_000_000
+#: Rows are dated before the year 2200.
+END_US = 7_258_118_400_000_000
+#: Names and reasons are looked up by B-trees, whose entries end at 2,704 bytes.
+MAX_KEY_BYTES = 2_000
+#: Labels and descriptions are only carried along.
+MAX_TEXT_BYTES = 1_000_000
 #: First bytes of an encoded batch; the digit is the version of the format.
 MAGIC = b"FPB1"
 
@@ -133,8 +139,10 @@ class Batch:
         Check what the database cannot.
 
         Raises:
-            BatchError: Columns differ in length, an index points nowhere, or rows span two UTC days.
+            BatchError: Columns differ in length, an index points nowhere, rows span two UTC days or lie outside the
+                years that are stored, or a text is too long or none that a database takes.
         """
+        _check_texts(self)
         sizes = {Table.HEALTH: len(self.agents), Table.AGENT: len(self.agents), Table.SYSTEM: len(self.hosts)}
         days: set[int] = set()
         for table in Table:
@@ -150,6 +158,8 @@ class Batch:
                 _check_index(self, f"{table} reason", columns.reason, -1, len(self.reasons))
             else:
                 _check_index(self, f"{table} metric", columns.metric, 0, len(self.metrics))
+            if int(columns.ts_us.min()) < 0 or int(columns.ts_us.max()) >= END_US:
+                raise BatchError(f"batch {self.name} {table} has rows dated outside 1970 to 2199")
             days.update({int(columns.ts_us.min()) // DAY_US, int(columns.ts_us.max()) // DAY_US})
         if len(days) > 1:
             found = ", ".join(str(from_us(day * DAY_US).date()) for day in sorted(days))
@@ -159,6 +169,42 @@ class Batch:
     def name(self) -> str:
         """Return the identity for messages: ``spool/seq``."""
         return f"{self.spool_id}/{self.seq}"
+
+
+def _check_texts(batch: Batch) -> None:
+    keyed = (
+        ("agent", batch.agents),
+        ("host", batch.hosts),
+        ("reason", batch.reasons),
+        ("metric", [metric.name for metric in batch.metrics]),
+        ("transition", [text for each in batch.transitions for text in (each.agent, each.old, each.new, each.reason)]),
+        ("loss", [text for loss in batch.losses for text in (loss.agent, loss.reason)]),
+    )
+    free = (
+        ("label", [text for metric in batch.metrics for pair in metric.labels for text in pair]),
+        ("unit", [metric.unit for metric in batch.metrics]),
+        ("description", [metric.description for metric in batch.metrics]),
+    )
+    for groups, limit in ((keyed, MAX_KEY_BYTES), (free, MAX_TEXT_BYTES)):
+        for what, texts in groups:
+            for text in texts:
+                # ASCII is the rule, and the cheapest thing to ask.
+                if len(text) > limit or not text.isascii() or "\0" in text:
+                    _check_text(batch, what, text, limit)
+
+
+def _check_text(batch: Batch, what: str, text: str, limit: int) -> None:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        found = "half a surrogate pair"
+    else:
+        if size <= limit and "\0" not in text:
+            return
+        found = "a NUL byte" if "\0" in text else f"{size} bytes"
+    raise BatchError(
+        f"batch {batch.name} {what} {text[:40]!r} has {found}, expected text of at most {limit} bytes that a database takes"
+    )
 
 
 def _check_index(batch: Batch, what: str, index: NDArray[np.int32], low: int, size: int) -> None:

@@ -29,6 +29,9 @@ TCP_USER_TIMEOUT_MS = 30_000
 WRITE = Deadline(statement_ms=60_000, lock_ms=10_000)
 #: One refresh transaction of at most 120 buckets.
 REFRESH = Deadline(statement_ms=300_000, lock_ms=2_000)
+#: Statistics and summaries before a refresh. Below ``deadlock_timeout`` (1 s): who waits longer for the lock of a
+#: partition that autovacuum works on has the server cancel that.
+PREPARE = Deadline(statement_ms=60_000, lock_ms=100)
 #: Making and dropping partitions: a short wait, because whoever waits for a lock holds up those behind.
 DDL = Deadline(statement_ms=60_000, lock_ms=2_000)
 #: Recomputing a window from raw rows.

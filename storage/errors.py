@@ -10,6 +10,7 @@ Every error that storage raises.
         ├── SchemaMismatch              the database is at another revision than the code needs
         ├── CapabilityMissing           the engine or server cannot do what was asked
         ├── CollectorRunning            another daemon holds this database
+        ├── NotSettled                  a range cannot be dropped yet: marks are left in it
         ├── NotRolledUp                 part of a window lies below what a tier still holds
         ├── PermanentStorageError       SQLSTATE class 22 or 23: the data is at fault, retrying cannot help
         └── TransientStorageError       everything else: keep, retry the whole transaction, back off
@@ -70,6 +71,10 @@ class CapabilityMissing(StorageError):
 
 class CollectorRunning(StorageError):
     """Another daemon holds this database."""
+
+
+class NotSettled(StorageError):
+    """A range cannot be dropped yet: marks are left in it, somebody has marked it meanwhile."""
 
 
 class NotRolledUp(StorageError):

@@ -14,18 +14,20 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from storage import deadlines, schema
 from storage.batch import Batch, WriteResult
-from storage.errors import CapabilityMissing, CollectorRunning
+from storage.errors import CapabilityMissing, CollectorRunning, TransientStorageError
 from storage.model import Session, Table, Tier, Window
 from storage.pg import claim, ingest, partitions, provision, retention, rollups
-from storage.pg.connection import borrow, connect, make_engine, parse_url
+from storage.pg.connection import SESSION, borrow, connect, insist_direct, make_engine, parse_url
 from storage.pg.ids import Ids
 from storage.pg.layout import slice_of
-from storage.sqlstate import translate
+from storage.sqlstate import is_permanent, translate
 from storage.store import Capability, Horizon, LedgerDay, Mismatch, Partition, RefreshResult, Rows, Store
 
-#: Oldest server that the statements are written for (security-invoker views, ``date_bin``).
+#: Oldest server that the statements are written for and tested on.
 MINIMUM_VERSION = 150_000
 
+#: SQLSTATE of a statement that exceeded its deadline.
+QUERY_CANCELED = "57014"
 #: How far ahead partitions are made: an hour before midnight the next day's are long there.
 AHEAD = timedelta(days=2)
 
@@ -74,15 +76,16 @@ class PostgresqlStore:
     def server_identity(self) -> str:
         with self._writing("reading the server's identity") as connection:
             row = connection.execute(
-                "SELECT s.system_identifier, pg_walfile_name(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()"
-                " ELSE pg_current_wal_lsn() END), d.oid"
-                " FROM pg_control_system() AS s, pg_database AS d WHERE d.datname = current_database()"
+                # The first eight digits of a WAL file's name are the timeline, which changes with every promotion; a
+                # standby has no file of its own to name.
+                "SELECT s.system_identifier, CASE WHEN pg_is_in_recovery() THEN c.timeline_id::text"
+                " ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END, d.oid"
+                " FROM pg_control_system() AS s, pg_control_checkpoint() AS c, pg_database AS d"
+                " WHERE d.datname = current_database()"
             ).fetchone()
         if row is None:
             raise AssertionError("BUG: a server without an identity")
-        system, wal_file, database = row
-        # The first eight digits of a WAL file's name are the timeline: it changes with every promotion.
-        return f"{system}/{str(wal_file)[:8]}/{database}"
+        return "/".join(map(str, row))
 
     # ---------------------------------------------------------------- schema
 
@@ -117,7 +120,7 @@ class PostgresqlStore:
         try:
             yield self._writer
         except psycopg.Error as exc:
-            if not ingest.is_permanent(exc):
+            if not is_permanent(exc.sqlstate):
                 self._drop_writer()
             raise translate(exc, doing) from exc
 
@@ -129,7 +132,7 @@ class PostgresqlStore:
 
     def claim_collector(self, name: str) -> None:
         with self._writing("claiming the database") as connection:
-            _insist_direct(connection)
+            insist_direct(connection)
             if claim.take(connection):
                 self._claim = claim.own(connection)
                 return
@@ -165,8 +168,15 @@ class PostgresqlStore:
             return rollups.dirty(connection, table, tier, closed_before)
 
     def refresh(self, table: Table, tier: Tier, *, closed_before: datetime, limit: int = 120) -> RefreshResult:
-        with borrow(self._engine, f"refreshing {table.relation(tier)}", deadlines.REFRESH) as connection:
-            return rollups.refresh(connection, table, tier, closed_before, limit)
+        while True:
+            try:
+                with borrow(self._engine, f"refreshing {table.relation(tier)}", deadlines.REFRESH) as connection:
+                    return rollups.refresh(connection, table, tier, closed_before, limit)
+            except TransientStorageError as exc:
+                # Out of time: the same buckets again would be, too, and no later one would ever have its turn.
+                if exc.sqlstate != QUERY_CANCELED or limit == 1:
+                    raise
+                limit = max(1, limit // 4)
 
     def mark(self, table: Table, window: Window) -> int:
         with borrow(self._engine, f"marking {table}", deadlines.REFRESH) as connection:
@@ -212,7 +222,8 @@ class PostgresqlStore:
             with self._engine.begin() as connection:
                 # Per transaction, so that a pooler may hand each one another server process.
                 connection.execute(text("SET TRANSACTION READ ONLY"))
-                connection.execute(text("SET LOCAL TimeZone = 'UTC'"))
+                for setting in SESSION:
+                    connection.execute(text(f"SET LOCAL {setting}"))
                 connection.execute(text(f"SET LOCAL statement_timeout = {deadlines.READ.statement_ms}"))
                 answer = connection.execute(text(sql), dict(parameters or {}))
                 return Rows(columns=tuple(answer.keys()), rows=[tuple(row) for row in answer])
@@ -226,16 +237,6 @@ def _insist_version(connection: psycopg.Connection) -> None:
             "engine postgresql",
             found=f"PostgreSQL {connection.info.parameter_status('server_version')}",
             needed=f"PostgreSQL {MINIMUM_VERSION // 10_000} or later",
-        )
-
-
-def _insist_direct(connection: psycopg.Connection) -> None:
-    row = connection.execute("SELECT pg_backend_pid()").fetchone()
-    if row is None or row[0] != connection.info.backend_pid:
-        raise CapabilityMissing(
-            "writing",
-            found="a connection pooler between collector and server",
-            needed="a direct connection (session locks and COPY); readers may use the pooler",
         )
 
 

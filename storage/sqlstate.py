@@ -16,6 +16,8 @@ from storage.errors import PermanentStorageError, StorageError, TransientStorage
 
 #: SQLSTATE classes that retrying cannot cure.
 PERMANENT_CLASSES = ("22", "23")
+#: A sequence that has come to its end is of class 22, and no fault of the data.
+SEQUENCE_EXHAUSTED = "2200H"
 
 
 def sqlstate_of(error: BaseException) -> str | None:
@@ -23,6 +25,11 @@ def sqlstate_of(error: BaseException) -> str | None:
     origin = error.orig if isinstance(error, DBAPIError) else error
     state = getattr(origin, "sqlstate", None)
     return state if isinstance(state, str) else None
+
+
+def is_permanent(state: str | None) -> bool:
+    """Tell whether the data is at fault."""
+    return state is not None and state[:2] in PERMANENT_CLASSES and state != SEQUENCE_EXHAUSTED
 
 
 def translate(error: BaseException, doing: str) -> StorageError:
@@ -36,7 +43,7 @@ def translate(error: BaseException, doing: str) -> StorageError:
     origin = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     said = " ".join(str(origin).split()) or type(origin).__name__
     message = f"{doing} failed: {said}" + (f" (SQLSTATE {state})" if state else "")
-    if state is not None and state[:2] in PERMANENT_CLASSES:
+    if state is not None and is_permanent(state):
         return PermanentStorageError(message, sqlstate=state)
     return TransientStorageError(message, sqlstate=state)
 

@@ -219,7 +219,7 @@ class Store(Protocol):
         ...
 
     def mark(self, table: Table, window: Window) -> int:
-        """Mark every 1m bucket that *window* touches, from the raw horizon on; return how many were marked."""
+        """Mark what each tier holds within *window*, from the raw horizon on; return the number of buckets marked."""
         ...
 
     def verify_tier(self, table: Table, tier: Tier, window: Window, *, against: Tier = Tier.RAW) -> Sequence[Mismatch]:
@@ -264,7 +264,8 @@ class Store(Protocol):
         Drop the partitions of *tier* that end at or before *boundary*, which must be closed and clean.
 
         Raises:
-            StorageError: The range is not closed, or marks are left in it.
+            NotSettled: Marks are left in the range; refresh, then try again.
+            StorageError: The range is not closed, or the finer tier still holds rows in it.
             TransientStorageError: A lock was not had in time; what was dropped so far stays dropped.
         """
         ...

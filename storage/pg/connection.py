@@ -14,15 +14,31 @@ from psycopg import sql
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from storage import deadlines
 from storage.deadlines import Deadline
-from storage.errors import StorageError, TransientStorageError
-from storage.sqlstate import translate
+from storage.errors import CapabilityMissing, StorageError, TransientStorageError
+from storage.sqlstate import sqlstate_of, translate
 
 #: Sessions, ORM work, refreshes, reports: few at a time, each short.
 POOL_SIZE = 5
 POOL_OVERFLOW = 10
+
+#: What a role's or a database's own defaults must not change.
+SESSION = (
+    "TimeZone = 'UTC'",
+    # psycopg reads ISO dates, and writes strings as the standard has them.
+    "DateStyle = 'ISO, YMD'",
+    "standard_conforming_strings = on",
+    # The gate of a moving horizon is read by the statement behind the lock: that one must see what is committed.
+    "default_transaction_isolation = 'read committed'",
+    "synchronous_commit = on",
+    # The views' plans look costlier than they are: compiling one took 5 s for a query of 75 ms.
+    "jit = off",
+    # "… does not exist, skipping" is no news.
+    "client_min_messages = warning",
+)
 
 
 def parse_url(url: str) -> URL:
@@ -65,6 +81,8 @@ def _connect_arguments() -> dict[str, object]:
     return {
         "connect_timeout": deadlines.CONNECT_S,
         "application_name": "fleetpulse",
+        # Of the first statement on, whatever the server's or the role's encoding.
+        "client_encoding": "utf8",
         "keepalives_idle": 30,
         "keepalives_interval": 10,
         "keepalives_count": 3,
@@ -76,10 +94,8 @@ def _configure(connection: psycopg.Connection, deadline: Deadline) -> None:
     autocommit = connection.autocommit
     connection.autocommit = True
     set_deadline(connection, deadline)
-    connection.execute("SET TimeZone = 'UTC'")
-    connection.execute("SET synchronous_commit = on")
-    # Names are made for each statement's own schema; a message in another language could not be searched for.
-    connection.execute("SET client_min_messages = warning")
+    for setting in SESSION:
+        connection.execute(f"SET {setting}")
     connection.autocommit = autocommit
 
 
@@ -112,7 +128,25 @@ def connect(url: URL) -> psycopg.Connection:
 
 def _unreachable(url: URL, exc: BaseException) -> StorageError:
     said = " ".join(str(exc).split())
-    return TransientStorageError(f"database {url.render_as_string()} cannot be reached: {said}")
+    return TransientStorageError(
+        f"database {url.render_as_string()} cannot be reached: {said}", sqlstate=sqlstate_of(exc)
+    )
+
+
+def insist_direct(connection: psycopg.Connection) -> None:
+    """
+    Insist that *connection* leads to one server process for as long as it lives: what holds a session lock needs that.
+
+    Raises:
+        CapabilityMissing: A pooler hands each transaction another one.
+    """
+    row = connection.execute("SELECT pg_backend_pid()").fetchone()
+    if row is None or row[0] != connection.info.backend_pid:
+        raise CapabilityMissing(
+            "writing",
+            found="a connection pooler before the server",
+            needed="a direct connection (session locks and COPY); readers may use the pooler",
+        )
 
 
 @contextmanager
@@ -127,6 +161,8 @@ def borrow(engine: Engine, doing: str, deadline: Deadline) -> Iterator[psycopg.C
     """
     try:
         pooled = engine.connect()
+    except PoolTimeout as exc:
+        raise TransientStorageError(f"{doing} failed: all {POOL_SIZE + POOL_OVERFLOW} connections are in use") from exc
     except SQLAlchemyError as exc:
         raise _unreachable(engine.url, exc.__cause__ or exc) from exc
     try:

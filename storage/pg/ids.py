@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import LiteralString
 
 import numpy as np
 import psycopg
@@ -51,17 +52,16 @@ class Ids:
         or come from another database's spool, and they are not lost for that.
         """
         events = {t.agent for t in batch.transitions} | {loss.agent for loss in batch.losses}
-        missing = [name for name in {*batch.agents, *events} if name not in self._agents]
-        if missing:
-            connection.execute(
-                "INSERT INTO agents (name, type, probe, endpoint, labels, interval_s, timeout_s, rise, fall,"
-                " credential, options, source, state, created_at, retired_at)"
-                " SELECT name, 'unknown', 'http', '', '{}', 15, 10, 1, 2, '', '{}', 'api', 'retired', now(), now()"
-                " FROM unnest(%s::text[]) AS name ORDER BY name ON CONFLICT (name) DO NOTHING",
-                (missing,),
-            )
-            rows = connection.execute("SELECT name, id FROM agents WHERE name = ANY(%s)", (missing,))
-            self._agents.update(dict(rows.fetchall()))
+        self._learn(
+            connection,
+            self._agents,
+            {*batch.agents, *events},
+            "SELECT name, id FROM agents WHERE name = ANY(%s)",
+            "INSERT INTO agents (name, type, probe, endpoint, labels, interval_s, timeout_s, rise, fall,"
+            " credential, options, source, state, created_at, retired_at)"
+            " SELECT name, 'unknown', 'http', '', '{}', 15, 10, 1, 2, '', '{}', 'api', 'retired', now(), now()"
+            " FROM unnest(%s::text[]) AS name ORDER BY name ON CONFLICT (name) DO NOTHING",
+        )
         return np.array([self._agents[name] for name in batch.agents], np.int32)
 
     def agent(self, name: str) -> int:
@@ -70,50 +70,47 @@ class Ids:
 
     def hosts(self, connection: psycopg.Connection, batch: Batch) -> NDArray[np.int32]:
         """Return the id of each of ``batch.hosts``."""
-        missing = [name for name in batch.hosts if name not in self._hosts]
-        if missing:
-            connection.execute(
-                "INSERT INTO hosts (name, created_at) SELECT name, now() FROM unnest(%s::text[]) AS name"
-                " ORDER BY name ON CONFLICT (name) DO NOTHING",
-                (missing,),
-            )
-            rows = connection.execute("SELECT name, id FROM hosts WHERE name = ANY(%s)", (missing,))
-            self._hosts.update(dict(rows.fetchall()))
+        self._learn(
+            connection,
+            self._hosts,
+            batch.hosts,
+            "SELECT name, id FROM hosts WHERE name = ANY(%s)",
+            "INSERT INTO hosts (name, created_at) SELECT name, now() FROM unnest(%s::text[]) AS name"
+            " ORDER BY name ON CONFLICT (name) DO NOTHING",
+        )
         return np.array([self._hosts[name] for name in batch.hosts], np.int32)
 
     def reasons(self, connection: psycopg.Connection, batch: Batch) -> NDArray[np.int32]:
         """Return the id of each of ``batch.reasons``, and of none in the last place, where index -1 points."""
-        missing = [reason for reason in batch.reasons if reason not in self._reasons]
-        if missing:
-            connection.execute(
-                "INSERT INTO reasons (reason) SELECT reason FROM unnest(%s::text[]) AS reason"
-                " ORDER BY reason ON CONFLICT (reason) DO NOTHING",
-                (missing,),
-            )
-            rows = connection.execute("SELECT reason, id FROM reasons WHERE reason = ANY(%s)", (missing,))
-            self._reasons.update(dict(rows.fetchall()))
+        self._learn(
+            connection,
+            self._reasons,
+            batch.reasons,
+            "SELECT reason, id FROM reasons WHERE reason = ANY(%s)",
+            "INSERT INTO reasons (reason) SELECT reason FROM unnest(%s::text[]) AS reason"
+            " ORDER BY reason ON CONFLICT (reason) DO NOTHING",
+        )
         return np.array([*(self._reasons[reason] for reason in batch.reasons), 0], np.int32)
 
     def metrics(self, connection: psycopg.Connection, batch: Batch) -> NDArray[np.int32]:
         """Return the id of each of ``batch.metrics``."""
-        missing = list(dict.fromkeys(key for key in batch.metrics if key not in self._metrics))
-        if missing:
+        for insert in (False, True, False):
+            missing = list(dict.fromkeys(key for key in batch.metrics if key not in self._metrics))
+            if not missing:
+                break
             digests = [labels_digest(key.labels) for key in missing]
             names, kinds = [key.name for key in missing], [key.kind.value for key in missing]
-            connection.execute(
-                "INSERT INTO metrics (name, kind, labels, labels_digest, unit, description)"
-                " SELECT * FROM unnest(%s::text[], %s::text[], %s::jsonb[], %s::bytea[], %s::text[], %s::text[])"
-                " AS m (name, kind, labels, digest, unit, description)"
-                " ORDER BY m.name, m.kind, m.digest ON CONFLICT (name, kind, labels_digest) DO NOTHING",
-                (
-                    names,
-                    kinds,
-                    [_JSON.encode(dict(key.labels)) for key in missing],
-                    digests,
-                    [key.unit for key in missing],
-                    [key.description for key in missing],
-                ),
-            )
+            if insert:
+                labels = [_JSON.encode(dict(key.labels)) for key in missing]
+                units, texts = [key.unit for key in missing], [key.description for key in missing]
+                connection.execute(
+                    "INSERT INTO metrics (name, kind, labels, labels_digest, unit, description)"
+                    " SELECT * FROM unnest(%s::text[], %s::text[], %s::jsonb[], %s::bytea[], %s::text[], %s::text[])"
+                    " AS m (name, kind, labels, digest, unit, description)"
+                    " ORDER BY m.name, m.kind, m.digest ON CONFLICT (name, kind, labels_digest) DO NOTHING",
+                    (names, kinds, labels, digests, units, texts),
+                )
+                continue
             rows = connection.execute(
                 "SELECT m.id, m.name, m.kind, m.labels_digest"
                 " FROM metrics AS m"
@@ -123,8 +120,32 @@ class Ids:
             )
             found = {(name, kind, bytes(digest)): number for number, name, kind, digest in rows}
             for key, digest in zip(missing, digests, strict=True):
-                self._metrics[key] = found[key.name, key.kind.value, digest]
+                number = found.get((key.name, key.kind.value, digest))
+                if number is not None:
+                    self._metrics[key] = number
         return np.array([self._metrics[key] for key in batch.metrics], np.int32)
+
+    def _learn(
+        self,
+        connection: psycopg.Connection,
+        known: dict[str, int],
+        names: Iterable[str],
+        select: LiteralString,
+        insert: LiteralString,
+    ) -> None:
+        """
+        Bring the ids of *names* into *known*, making those that the database does not have.
+
+        It is asked first: an INSERT that meets a conflict has used up an id all the same, and a connection that comes
+        and goes would use up the sequence.
+        """
+        for statement, answers in ((select, True), (insert, False), (select, True)):
+            missing = [name for name in names if name not in known]
+            if not missing:
+                return
+            cursor = connection.execute(statement, (missing,))
+            if answers:
+                known.update(dict(cursor.fetchall()))
 
     def session(self, connection: psycopg.Connection, session: Session) -> int:
         """Return the id of *session*, recording it the first time."""

@@ -28,7 +28,7 @@ from storage.model import MAX_ABS_VALUE, MIN_ABS_VALUE, Loss, Outcome, Table, Ti
 from storage.pg import partitions
 from storage.pg.ids import Ids
 from storage.pg.layout import GATE_LOCK, TABLE_CODE, TIER_CODE, leaf
-from storage.sqlstate import PERMANENT_CLASSES
+from storage.sqlstate import is_permanent
 
 MINUTE_US = 60_000_000
 
@@ -77,14 +77,9 @@ def write(connection: psycopg.Connection, ids: Ids, batch: Batch) -> WriteResult
                 start = datetime(day.year, day.month, day.day, tzinfo=UTC)
                 partitions.ensure(connection, table, [Tier.RAW], Window(start, start + timedelta(days=1)))
     except psycopg.Error as exc:
-        if not is_permanent(exc):
+        if not is_permanent(exc.sqlstate):
             raise
     return _attempt(connection, ids, batch, resolved, copy=_copy_bisecting)
-
-
-def is_permanent(exc: psycopg.Error) -> bool:
-    """Tell whether the data is at fault, by SQLSTATE."""
-    return exc.sqlstate is not None and exc.sqlstate[:2] in PERMANENT_CLASSES
 
 
 _Copy = Callable[[psycopg.Connection, Batch, Table, "Checks | Samples", _Resolved, _Tally], int]
@@ -230,7 +225,7 @@ def _copy_bisecting(
         with connection.transaction():
             return _copy(connection, batch, table, columns, resolved, tally)
     except psycopg.Error as exc:
-        if not is_permanent(exc):
+        if not is_permanent(exc.sqlstate):
             raise
         if len(columns) == 1:
             _quarantine(connection, batch, table, columns, exc, tally)
@@ -321,7 +316,8 @@ def _record(connection: psycopg.Connection, ids: Ids, batch: Batch, tally: _Tall
             " VALUES (%s, %s, %s, %s, %s, %s, %s, now())",
             (ids.agent(loss.agent), loss.from_due, loss.to_due, loss.n, loss.reason, batch.spool_id, batch.seq),
         )
-    for change in batch.transitions:
+    # In one order for all writers: two that update the same agents in opposite orders would wait for each other.
+    for change in sorted(batch.transitions, key=lambda each: each.agent):
         agent = ids.agent(change.agent)
         connection.execute(
             "INSERT INTO status_events (agent_id, ts, from_status, to_status, reason, spool_id, seq)"

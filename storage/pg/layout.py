@@ -56,11 +56,6 @@ def parent(table: Table, tier: Tier) -> str:
     return table.value if tier is Tier.RAW else f"{table.relation(tier)}_mat"
 
 
-def time_column(tier: Tier) -> str:
-    """Return the column that a tier is partitioned by."""
-    return "ts" if tier is Tier.RAW else "bucket"
-
-
 def interval(step: timedelta) -> sql.Composable:
     """Return *step* as an SQL literal."""
     return sql.SQL(f"INTERVAL '{int(step.total_seconds())} seconds'")
@@ -175,6 +170,9 @@ def exact(
     bounded = start is not None and end is not None
     return sql.SQL(load("storage", _ROLLUPS)["exact"]).format(
         columns=sql.SQL(", ").join(sql.Identifier("m", name) for name in rollup_columns(table)),
+        answered=sql.SQL(", ").join(
+            sql.Identifier(dirty if name == "bucket" else "x", name) for name in rollup_columns(table)
+        ),
         mat=sql.Identifier(parent(table, tier)),
         within_mat=_within("m", start, end) if bounded else everywhere,
         within_marks=_within("k", start, end) if bounded else everywhere,

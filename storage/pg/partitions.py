@@ -103,15 +103,19 @@ def _attached(connection: psycopg.Connection, table: Table, tier: Tier) -> list[
 
 
 def listed(connection: psycopg.Connection, table: Table, tier: Tier) -> list[Partition]:
-    """Return the attached partitions of *tier* with their sizes, ascending."""
+    """
+    Return the partitions of *tier* with their sizes, ascending.
+
+    Those that were detached by a drop that went no further are among them: they take up disk space, and are found by name.
+    """
     rows = connection.execute(
         "SELECT c.relname, pg_total_relation_size(c.oid)"
-        " FROM pg_inherits AS i"
-        " JOIN pg_class AS c ON c.oid = i.inhrelid"
-        " WHERE i.inhparent = to_regclass(%s)"
+        " FROM pg_class AS c"
+        " JOIN pg_class AS p ON p.oid = to_regclass(%s) AND p.relnamespace = c.relnamespace"
+        " WHERE c.relkind = 'r' AND starts_with(c.relname, %s)"
         " ORDER BY c.relname",
-        (parent(table, tier),),
-    )
+        (parent(table, tier), f"{parent(table, tier)}_"),
+    ).fetchall()
     found: list[Partition] = []
     for name, size in rows:
         part = slice_from_name(table, tier, name)
@@ -127,37 +131,17 @@ def drop_before(connection: psycopg.Connection, table: Table, tier: Tier, bounda
     Takes up where an earlier call that did not get a lock in time left off.
     """
     above = sql.Identifier(parent(table, tier))
-    gone: list[Partition] = []
+    gone = [part for part in listed(connection, table, tier) if part.window.end <= boundary]
     with partition_lock(connection):
         for name, pending in _attached(connection, table, tier):
             if pending:
                 connection.execute(
                     sql.SQL("ALTER TABLE {} DETACH PARTITION {} FINALIZE").format(above, sql.Identifier(name))
                 )
-        for part in listed(connection, table, tier):
-            if part.window.end <= boundary:
-                connection.execute(
-                    sql.SQL("ALTER TABLE {} DETACH PARTITION {} CONCURRENTLY").format(above, sql.Identifier(part.name))
-                )
-        for part in _detached(connection, table, tier):
-            if part.window.end <= boundary:
-                connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(part.name)))
-                gone.append(part)
+        attached = {name for name, _ in _attached(connection, table, tier)}
+        for part in gone:
+            leaf = sql.Identifier(part.name)
+            if part.name in attached:
+                connection.execute(sql.SQL("ALTER TABLE {} DETACH PARTITION {} CONCURRENTLY").format(above, leaf))
+            connection.execute(sql.SQL("DROP TABLE {}").format(leaf))
     return gone
-
-
-def _detached(connection: psycopg.Connection, table: Table, tier: Tier) -> list[Partition]:
-    rows = connection.execute(
-        "SELECT c.relname, pg_total_relation_size(c.oid)"
-        " FROM pg_class AS c"
-        " JOIN pg_class AS p ON p.oid = to_regclass(%s) AND p.relnamespace = c.relnamespace"
-        " WHERE c.relkind = 'r' AND NOT c.relispartition AND starts_with(c.relname, %s)"
-        " ORDER BY c.relname",
-        (parent(table, tier), f"{parent(table, tier)}_"),
-    ).fetchall()
-    found: list[Partition] = []
-    for name, size in rows:
-        part = slice_from_name(table, tier, name)
-        if part is not None:
-            found.append(Partition(table=table, tier=tier, name=name, window=part.window, size_bytes=size))
-    return found

@@ -9,9 +9,10 @@ from datetime import datetime
 import psycopg
 from psycopg import sql
 
-from storage.errors import StorageError
+from storage.errors import NotSettled, StorageError
 from storage.model import Table, Tier
 from storage.pg import partitions
+from storage.pg.connection import insist_direct
 from storage.pg.layout import GATE_LOCK, TABLE_CODE, TIER_CODE
 from storage.pg.rollups import dropped_horizon, refresh_lock
 from storage.queries import load
@@ -48,6 +49,7 @@ def close_below(connection: psycopg.Connection, table: Table, tier: Tier, bounda
 
 def drop_below(connection: psycopg.Connection, table: Table, tier: Tier, boundary: datetime) -> list[Partition]:
     """Drop what *tier* holds below *boundary*, which must be closed and clean; see ``Store.drop_below``."""
+    insist_direct(connection)
     with refresh_lock(connection, table, wait=True):
         with connection.transaction():
             _insist_settled(connection, table, tier, boundary)
@@ -78,7 +80,7 @@ def _insist_settled(connection: psycopg.Connection, table: Table, tier: Tier, bo
         (TABLE_CODE[table], TIER_CODE[tier], boundary),
     ).fetchone()
     if left is not None and left[0]:
-        raise StorageError(
+        raise NotSettled(
             f"{table} {tier} cannot be dropped below {boundary.isoformat()}: "
             f"{left[0]} marks are left from {left[1].isoformat()} on, refresh first"
         )

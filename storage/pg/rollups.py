@@ -10,21 +10,22 @@ commits meanwhile is outside the snapshot, as are its rows: it stays, and the bu
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 
 import psycopg
-from psycopg import IsolationLevel, sql
+from psycopg import IsolationLevel, errors, sql
 
+from storage import deadlines
 from storage.model import ROLLUPS, Table, Tier, Window, ceil
 from storage.pg import partitions
+from storage.pg.connection import insist_direct, set_deadline
 from storage.pg.layout import (
     ORIGIN,
     REFRESH_LOCK,
     TABLE_CODE,
     TIER_CODE,
-    Slice,
     computed,
     computed_from_raw,
     exact,
@@ -77,55 +78,55 @@ def refresh(
     with refresh_lock(connection, table) as held:
         if not held:
             return RefreshResult(busy=True)
+        insist_direct(connection)
         buckets = dirty(connection, table, tier, closed_before)[:limit]
         if not buckets:
             return RefreshResult()
-        window = Window(buckets[0], buckets[-1] + tier.step)
-        partitions.ensure(connection, table, [tier], window)
-        _prepare(connection, table, tier, window)
+        runs = list(_runs(buckets, tier))
+        for run in runs:
+            partitions.ensure(connection, table, [tier], run)
+        touched = {part.name for run in runs for part in slices(table, tier, run)}
+        _prepare(connection, touched | {part.name for run in runs for part in slices(table, tier.finer, run)})
         connection.isolation_level = IsolationLevel.REPEATABLE_READ
         try:
             with connection.transaction():
-                result = _recompute(connection, table, tier, window, closed_before)
+                result = _recompute(connection, table, tier, buckets)
         finally:
             if not connection.closed:
                 connection.isolation_level = None
-        _summarise(connection, slices(table, tier, window))
+        _prepare(connection, touched)
         return result
 
 
-def _prepare(connection: psycopg.Connection, table: Table, tier: Tier, window: Window) -> None:
+def _prepare(connection: psycopg.Connection, leaves: Collection[str]) -> None:
     """
     Let the planner and the BRIN indexes know what has come since, so that a bucket is found without a scan.
 
     A page range without a summary is read by every search; autosummarize leaves that to the next autovacuum. Without
     statistics the planner takes BRIN for a full scan; autovacuum looks once a minute, a backlog is faster than that.
+    Nothing depends on it: a partition that somebody vacuums or indexes just now is left alone.
     """
-    parts = [part for read in (tier.finer, tier) for part in slices(table, read, window)]
-    for part in parts:
-        found = connection.execute(_statements()["growth"], {"name": part.name}).fetchone()
-        if found == (True,):
-            connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(part.name)))
-    _summarise(connection, parts)
-
-
-def _summarise(connection: psycopg.Connection, parts: Sequence[Slice]) -> None:
-    for part in parts:
-        connection.execute(_statements()["summarise"], {"name": part.name})
+    set_deadline(connection, deadlines.PREPARE)
+    try:
+        for name in sorted(leaves):
+            found = connection.execute(_statements()["growth"], {"name": name}).fetchone()
+            if found == (True,):
+                connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(name)))
+            connection.execute(_statements()["summarise"], {"name": name})
+    except (errors.LockNotAvailable, errors.QueryCanceled) as exc:
+        log.debug("indexes of %s are not brought up to date: %s", name, exc)
+    set_deadline(connection, deadlines.REFRESH)
 
 
 def _statements() -> Mapping[str, str]:
     return load("storage", "sql/postgresql/refresh.sql")
 
 
-def _recompute(
-    connection: psycopg.Connection, table: Table, tier: Tier, window: Window, closed_before: datetime
-) -> RefreshResult:
+def _recompute(connection: psycopg.Connection, table: Table, tier: Tier, buckets: Sequence[datetime]) -> RefreshResult:
     """Do the work of one refresh inside the caller's transaction, whose snapshot the first statement takes."""
     marks = connection.execute(
-        "SELECT mark_id, bucket FROM marks WHERE tbl = %s AND tier = %s AND bucket >= %s AND bucket < %s"
-        " AND bucket <= %s",
-        (TABLE_CODE[table], TIER_CODE[tier], window.start, window.end, closed_before - tier.step),
+        "SELECT mark_id, bucket FROM marks WHERE tbl = %s AND tier = %s AND bucket = ANY(%s)",
+        (TABLE_CODE[table], TIER_CODE[tier], buckets),
     ).fetchall()
     buckets = sorted({bucket for _, bucket in marks})
     rows = 0
@@ -191,9 +192,10 @@ def dropped_horizon(connection: psycopg.Connection, table: Table, tier: Tier) ->
 
 
 def mark(connection: psycopg.Connection, table: Table, window: Window) -> int:
-    """Mark every bucket of every tier that holds something within *window*, from the raw horizon on."""
+    """Mark every bucket of every tier that holds something within *window*, from the raw horizon on; count them."""
     marked = 0
     # Under the refresher's lock, so that no horizon moves between the look and the marks.
+    insist_direct(connection)
     with refresh_lock(connection, table, wait=True), connection.transaction():
         horizon = dropped_horizon(connection, table, Tier.RAW)
         for tier in ROLLUPS:
@@ -219,14 +221,28 @@ def mark(connection: psycopg.Connection, table: Table, window: Window) -> int:
 def verify_tier(
     connection: psycopg.Connection, table: Table, tier: Tier, window: Window, against: Tier
 ) -> list[Mismatch]:
-    """Compare the exact rows of *tier* with a GROUP BY over those of *against*, both of one snapshot."""
+    """
+    Compare the exact rows of *tier* with a GROUP BY over those of *against*, in one statement.
+
+    Rows that retention drops meanwhile look like differences, so a finding holds only if the horizon has not moved.
+    """
     if against not in (Tier.RAW, tier.finer):
         raise AssertionError(f"BUG: {tier} cannot be computed from {against} in one step")
-    lowest = ceil(dropped_horizon(connection, table, against), tier.step)
     whole = window.aligned(tier.step)
-    start, end = max(whole.start, lowest), whole.end
-    if start >= end:
-        return []
+    while True:
+        horizon = dropped_horizon(connection, table, against)
+        start = max(whole.start, ceil(horizon, tier.step))
+        if start >= whole.end:
+            return []
+        found = _differences(connection, table, tier, Window(start, whole.end), against)
+        if not found or dropped_horizon(connection, table, against) == horizon:
+            return found
+
+
+def _differences(
+    connection: psycopg.Connection, table: Table, tier: Tier, window: Window, against: Tier
+) -> list[Mismatch]:
+    start, end = window.start, window.end
     columns = rollup_columns(table)
     keys = ["bucket", *key_columns(table)]
     compared = [name for name in columns if name not in keys]

@@ -15,7 +15,7 @@ import pytest
 
 from rollups.refresh import refresh_all
 from rollups.verify import verify
-from storage.model import ROLLUPS, Outcome, Table, Tier, Window
+from storage.model import ROLLUPS, Outcome, Table, Tier, Transition, Window
 from storage.open import open_store
 from storage.store import Capability, Mismatch, Store
 from tests.batches import NOON, Spool
@@ -143,3 +143,29 @@ def test_two_writers_make_the_same_partition(store: Store, database_url: str) ->
 
     assert written == 16
     assert store.query("SELECT count(*) FROM agent_metrics").rows == [(16,)]
+
+
+def test_writers_with_transitions_in_opposite_orders(store: Store, database_url: str) -> None:
+    """Writers that change the same agents in opposite orders do not wait for each other in a circle."""
+    names = [f"agent-{k:02}" for k in range(20)]
+    store.write(Spool().batch(transitions=[Transition(agent=n, due=NOON, old="unknown", new="healthy") for n in names]))
+
+    def writer(order: list[str]) -> int:
+        mine, spool, written = open_store(database_url), Spool(), 0
+        try:
+            for k in range(40):
+                due = NOON + timedelta(seconds=k)
+                mine.write(
+                    spool.batch(
+                        transitions=[Transition(agent=n, due=due, old="healthy", new="degraded") for n in order]
+                    )
+                )
+                written += 1
+        finally:
+            mine.close()
+        return written
+
+    with ThreadPoolExecutor(2) as pool:
+        written = list(pool.map(writer, [names, names[::-1]]))
+
+    assert written == [40, 40]

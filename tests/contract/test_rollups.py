@@ -183,3 +183,66 @@ def test_rollup_spans_partitions(store: Store) -> None:
 
     for tier in ROLLUPS:
         assert [row[2] for row in samples(store, Table.AGENT.relation(tier))] == [1.0, 2.0]
+
+
+def test_refresh_of_sparse_buckets_makes_only_their_partitions(store: Store) -> None:
+    """Two rows a year apart need two days of partitions, not the year between them."""
+    spool = Spool()
+    for at in (NOON, NOON + timedelta(days=400)):
+        store.write(spool.batch(samples=[("a", "m", at, 1.0)]))
+    before = len(store.partitions(Table.AGENT, Tier.M1))
+    refresh_all(store, LATER + timedelta(days=400))
+
+    assert len(store.partitions(Table.AGENT, Tier.M1)) == before + 2
+    assert [row[1] for row in samples(store, "agent_metrics_1d")] == [1, 1]
+
+
+def test_refresh_out_of_time_goes_on_with_less(store: Store) -> None:
+    """A refresh that exceeds its deadline is tried with fewer buckets, so that a backlog gets smaller at all."""
+    store.write(Spool().batch(samples=[("a", "m", at, 1.0) for at in every(NOON, 60, 100)]))
+    with store.engine.begin() as connection:
+        connection.execute(
+            text(
+                "CREATE FUNCTION out_of_time() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+                " IF (SELECT count(DISTINCT bucket) FROM fresh) > 10 THEN"
+                " RAISE EXCEPTION 'canceling statement due to statement timeout' USING ERRCODE = '57014';"
+                " END IF; RETURN NULL; END $$"
+            )
+        )
+        connection.execute(
+            text(
+                "CREATE TRIGGER out_of_time AFTER INSERT ON agent_metrics_1m_mat REFERENCING NEW TABLE AS fresh"
+                " FOR EACH STATEMENT EXECUTE FUNCTION out_of_time()"
+            )
+        )
+    result = store.refresh(Table.AGENT, Tier.M1, closed_before=LATER, limit=100)
+
+    assert 1 <= result.buckets <= 10
+
+
+def test_refresh_does_not_wait_for_a_vacuum(store: Store) -> None:
+    """A leaf that somebody vacuums or indexes is refreshed all the same; only its indexes are not brought up to date."""
+    store.write(Spool().batch(samples=[("a", "m", NOON, 1.0)]))
+    with store.engine.begin() as vacuum:
+        vacuum.execute(text(f"LOCK TABLE agent_metrics_{NOON:%Y%m%d} IN SHARE UPDATE EXCLUSIVE MODE"))
+        result = store.refresh(Table.AGENT, Tier.M1, closed_before=LATER)
+
+    assert (result.buckets, result.rows) == (1, 1)
+
+
+def test_a_backlog_does_not_slow_down_recent_questions(store: Store) -> None:
+    """A condition on the bucket leaves out marked buckets before they are computed."""
+    store.write(Spool().batch(samples=[("a", "m", at, 1.0) for at in every(NOON, 60, 300)]))
+    with store.engine.connect() as connection:
+        plan = connection.execute(
+            text("EXPLAIN (ANALYZE, FORMAT JSON) SELECT * FROM agent_metrics_1m WHERE bucket >= :since"),
+            {"since": NOON + timedelta(minutes=297)},
+        ).scalar_one()
+    loops: list[float] = []
+    nodes = [plan[0]["Plan"]]
+    while nodes:
+        node = nodes.pop()
+        loops.append(node["Actual Loops"])
+        nodes.extend(node.get("Plans", []))
+
+    assert max(loops) == 3

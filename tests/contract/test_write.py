@@ -228,6 +228,69 @@ def test_write_survives_a_cut_connection(store: Store) -> None:
     assert count(store, "agent_metrics") == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("nul\0byte", "a NUL byte"), ("half\ud800pair", "half a surrogate pair"), ("long" * 1000, "4000 bytes")],
+)
+def test_write_refuses_text_that_no_database_takes(store: Store, name: str, found: str) -> None:
+    """A name that could never be stored is the batch's fault, told at once instead of being tried for ever."""
+    with pytest.raises(BatchError, match=f"has {found}, expected text of at most 2000 bytes"):
+        store.write(Spool().batch(samples=[("a", name, NOON, 1.0)]))
+
+
+def test_write_refuses_years_that_are_not_stored(store: Store) -> None:
+    """A row dated by a broken clock beyond the years that the format knows is refused, not a crash."""
+    batch = Spool().batch(samples=[("a", "m", NOON, 1.0)])
+    far = replace(batch.agent_samples, ts_us=np.array([10**18], np.int64))
+
+    with pytest.raises(BatchError, match="has rows dated outside 1970 to 2199"):
+        store.write(replace(batch, agent_samples=far))
+
+
+def test_reconnecting_uses_up_no_ids(store: Store, database_url: str) -> None:
+    """A connection that comes and goes asks for known names; sequences stay where they are."""
+    spool = Spool()
+    for _ in range(3):
+        again = open_store(database_url)
+        try:
+            again.write(spool.batch(samples=[("a", "m", NOON, 1.0)], system=[("h", "m", NOON, 1.0)], reason="r"))
+        finally:
+            again.close()
+    store.write(spool.batch(samples=[("b", "m2", NOON, 1.0)]))
+
+    assert store.query("SELECT name, id FROM agents ORDER BY id").rows == [("a", 1), ("b", 2)]
+    assert store.query("SELECT max(id) FROM metrics").rows == [(2,)]
+
+
+def test_database_defaults_do_not_change_what_statements_mean(store: Store, database_url: str) -> None:
+    """Defaults of the database, of isolation, dates, strings, encoding and time zone, are overruled per connection."""
+    name = store.query("SELECT current_database()").rows[0][0]
+    for setting in (
+        "default_transaction_isolation = 'serializable'",
+        "DateStyle = 'German'",
+        "TimeZone = 'America/St_Johns'",
+        "standard_conforming_strings = off",
+        "client_encoding = 'LATIN1'",
+        "IntervalStyle = 'sql_standard'",
+    ):
+        with store.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text(f'ALTER DATABASE "{name}" SET {setting}'))
+    other = open_store(database_url)
+    try:
+        other.write(Spool().batch(samples=[("エージェント", r"back\slash", NOON, 1.0)]))
+        refreshed = other.refresh(Table.AGENT, Tier.M1, closed_before=NOON + timedelta(days=1))
+        rows = other.query(
+            "SELECT a.name, r.bucket FROM agent_metrics_1m AS r JOIN agents AS a ON a.id = r.agent_id"
+        ).rows
+        isolation = other.query("SHOW transaction_isolation").rows
+    finally:
+        other.close()
+
+    assert refreshed.buckets == 1
+    assert rows == [("エージェント", NOON)]
+    assert isolation == [("read committed",)]
+
+
 def test_abandoned_batches_fill_the_holes(store: Store) -> None:
     """Dropped sequence numbers are in the ledger with their reason; committed ones keep their entry."""
     spool = Spool()

@@ -39,8 +39,8 @@ def checks(store: Store) -> list[tuple[str, int, int]]:
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[FleetProcess]:
-    """Return a fleet of two dozen that is mostly well."""
-    with FleetProcess(agents=24, faults="3:500s;5:refused;7:counter_reset@4s", log=tmp_path / "fleet.log") as found:
+    """Return a fleet of forty that is mostly well."""
+    with FleetProcess(agents=40, faults="3:500s;5:refused;7:counter_reset@4s", log=tmp_path / "fleet.log") as found:
         yield found
 
 

@@ -52,7 +52,7 @@ raw = "3d"
 1m = "10d"
 1h = "100d"
 1d = "forever"
-ledger = "4d"
+ledger = "6d"
 
 [credentials.api]
 hosts = ["api.example.org", "*.example.org"]
@@ -123,7 +123,7 @@ def test_every_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert settings.database_url() == "postgresql://u:p@h/d"
     assert settings.retention_policy() == RetentionPolicy(
-        raw=timedelta(days=3), m1=timedelta(days=10), h1=timedelta(days=100), d1=None, ledger=timedelta(days=4)
+        raw=timedelta(days=3), m1=timedelta(days=10), h1=timedelta(days=100), d1=None, ledger=timedelta(days=6)
     )
     assert (config.name, config.home, config.host) == ("edge-1", Path("/srv/fleetpulse"), "box")
     assert (config.host_interval_s, config.flush_interval_s) == (30.0, 0.25)
@@ -211,7 +211,7 @@ AGENT = "[[agents]]\nname = 'a'\nendpoint = 'http://h/'\n"
         ("[retention]\nraw = '40d'", "FILE: retention.raw is 40d, expected at most retention.1m 30d"),
         ("[retention]\nraw = 'forever'", "FILE: retention.raw is forever, expected at most retention.1m 30d"),
         ("[retention]\n1d = '7d'", "FILE: retention.1h is 400d, expected at most retention.1d 7d"),
-        ("[retention]\nledger = '7d'", "FILE: retention.ledger is 7d, expected more than retention.raw 7d"),
+        ("[retention]\nledger = '7d'", "FILE: retention.ledger is 7d, expected at least 9d"),
         ("[spool]\nmax_age = '14d'", "FILE: retention.ledger is 14d, expected more than spool.max_age 14d"),
         ("collector = 3", "FILE: collector is 3, expected a table"),
         ("agents = 3", "FILE: agents is 3, expected a list"),

@@ -86,8 +86,9 @@ GROUP BY date_bin({step}, r.bucket, {origin}), r.{entity}, r.metric_id
 
 -- exact --
 -- The rows of one tier in [start, end), exact in any snapshot: clean buckets as materialised, dirty ones computed
--- from the tier below. A bucket is dirty where its tier or any finer one has a mark in it. The second branch makes
--- "bucket" inside the LATERAL, so that conditions on entity and metric reach the rows below.
+-- from the tier below. A bucket is dirty where its tier or any finer one has a mark in it. The second branch answers
+-- the dirty set's own "bucket", so that a condition on it leaves out dirty buckets before they are computed; conditions
+-- on entity and metric reach the rows below.
 SELECT {columns}
 FROM {mat} AS m
 WHERE {within_mat}
@@ -99,7 +100,7 @@ WHERE {within_mat}
         AND date_bin({step}, k.bucket, {origin}) = m.bucket
   )
 UNION ALL
-SELECT x.*
+SELECT {answered}
 FROM (
     SELECT DISTINCT date_bin({step}, k.bucket, {origin}) AS bucket
     FROM marks AS k
