@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -127,7 +128,9 @@ def kill_server(home: Path) -> None:
     assert pid is not None
     server = psutil.Process(pid)
     for process in [server, *server.children(recursive=True)]:
-        process.kill()
+        # The children end on their own when they find their parent dead.
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     until(lambda: not EmbeddedServer(home).running, "the end of the server")
 
 
