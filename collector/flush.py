@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future
 
 from collector.buffer import Buffer, PendingBatch
 from collector.poll import Poller
@@ -18,6 +19,7 @@ from collector.spool import Spool
 from collector.spool_content import Baseline, losses_of
 from collector.spool_database import SpoolError
 from collector.tally import Tally
+from storage.batch import Batch
 from storage.model import Session
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,8 @@ class Flusher:
         self._waiting: list[PendingBatch] = []
         self._baselines: dict[str, Baseline] = {}
         self._turn = asyncio.Lock()
+        #: What the spool is writing: ``_waiting`` and ``_baselines``, whole.
+        self._handed: Future[list[Batch]] | None = None
         #: The spool refuses at the moment.
         self.refused = False
         #: Rows that were given up because the spool refused for too long.
@@ -74,20 +78,34 @@ class Flusher:
     async def flush(self) -> bool:
         """Hand over what there is; tell whether the spool has all of it on its disk now."""
         async with self._turn:
+            if self._handed is not None:
+                # An earlier call was cut off while it waited.
+                await self._settle(self._handed)
             self._collect()
             if not self._waiting:
                 return True
-            batches, baselines = self._waiting, list(self._baselines.values())
-            try:
-                await asyncio.wrap_future(self._spool.append(batches, self._session, baselines))
-            except SpoolError as exc:
-                self._keep(exc)
-                return False
-            self._waiting, self._baselines = [], {}
-            if self.refused:
-                self.refused = False
-                log.info("spool takes batches again", extra={"event": "spool_recovered"})
-            return True
+            self._handed = self._spool.append(self._waiting, self._session, list(self._baselines.values()))
+            return await self._settle(self._handed)
+
+    async def _settle(self, handed: Future[list[Batch]]) -> bool:
+        """
+        Wait for what was handed over, and tell whether it is on the disk.
+
+        Whoever is cut off here, as the end of the daemon does, leaves the answer to the next call: the spool writes on,
+        and what it was handed a second time would be stored twice.
+        """
+        try:
+            await asyncio.shield(asyncio.wrap_future(handed))
+        except SpoolError as exc:
+            self._handed = None
+            self._keep(exc)
+            return False
+        self._handed = None
+        self._waiting, self._baselines = [], {}
+        if self.refused:
+            self.refused = False
+            log.info("spool takes batches again", extra={"event": "spool_recovered"})
+        return True
 
     def _collect(self) -> None:
         """Take the buffer, and the baselines of the very same moment: no await comes between the two."""

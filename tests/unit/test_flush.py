@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,39 @@ def test_flush_writes_batch_and_baselines_together(tmp_path: Path) -> None:
     assert (len(batch.checks), batch.agent_samples.value.tolist()) == (3, [1.0, 1.0])
     assert batch.observed_to_us == bench.now_us
     assert counters.deltas(later)[1] == [10.0], "the next poll counts from the last value that is in the spool"
+
+
+def test_flush_that_is_cut_off_is_not_handed_over_twice(tmp_path: Path) -> None:
+    """The end of the daemon cancels a flush that waits for the disk: what the spool writes then is written once."""
+    bench = Bench(tmp_path)
+    disk_is_slow, reached = threading.Event(), threading.Event()
+
+    def hold(_: object) -> None:
+        reached.set()
+        disk_is_slow.wait(WAIT_S)
+
+    async def work() -> None:
+        bench.spool._ask(hold)
+        await asyncio.get_running_loop().run_in_executor(None, reached.wait, WAIT_S)
+        bench.poll(3)
+        cut_off = asyncio.create_task(bench.flusher.flush())
+        await asyncio.sleep(0)
+        cut_off.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cut_off
+        bench.poll(2)
+        disk_is_slow.set()
+        assert await bench.flusher.flush()
+        assert bench.flusher.waiting_rows == 0
+
+    try:
+        go(work())
+        batches = bench.drain()
+    finally:
+        disk_is_slow.set()
+        bench.spool.close()
+
+    assert [len(batch.checks) for batch in batches] == [3, 2]
 
 
 def test_refusing_disk_costs_nothing_once_it_takes_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
