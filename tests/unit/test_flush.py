@@ -21,6 +21,7 @@ from collector.poll import PolledAgent, Poller
 from collector.probes.reading import Reading
 from collector.registry import MisconfiguredProbe
 from collector.spool import Spool
+from collector.spool_file import SpoolFile
 from collector.status import StatusMachine
 from collector.tally import Tally
 from storage.batch import Batch
@@ -97,21 +98,23 @@ def test_flush_writes_batch_and_baselines_together(tmp_path: Path) -> None:
     assert counters.deltas(later)[1] == [10.0], "the next poll counts from the last value that is in the spool"
 
 
-def test_flush_that_is_cut_off_is_not_handed_over_twice(tmp_path: Path) -> None:
+def test_flush_that_is_cut_off_is_not_handed_over_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The end of the daemon cancels a flush that waits for the disk: what the spool writes then is written once."""
     bench = Bench(tmp_path)
-    disk_is_slow, reached = threading.Event(), threading.Event()
+    disk_is_slow, writing = threading.Event(), threading.Event()
+    append = SpoolFile.append
 
-    def hold(_: object) -> None:
-        reached.set()
+    def slow_append(file: SpoolFile, *arguments: Any) -> list[Batch]:
+        writing.set()
         disk_is_slow.wait(WAIT_S)
+        return append(file, *arguments)
+
+    monkeypatch.setattr(SpoolFile, "append", slow_append)
 
     async def work() -> None:
-        bench.spool._ask(hold)
-        await asyncio.get_running_loop().run_in_executor(None, reached.wait, WAIT_S)
         bench.poll(3)
         cut_off = asyncio.create_task(bench.flusher.flush())
-        await asyncio.sleep(0)
+        await asyncio.get_running_loop().run_in_executor(None, writing.wait, WAIT_S)
         cut_off.cancel()
         with pytest.raises(asyncio.CancelledError):
             await cut_off
