@@ -301,6 +301,17 @@ def test_abandoned_batches_fill_the_holes(store: Store) -> None:
     assert rows == [(1, "committed", ""), (2, "dropped", "spool_full"), (3, "dropped", "spool_full")]
 
 
+def claimed_in_time(store: Store) -> None:
+    """Claim the database for *store*; a server takes a moment to notice that a session has ended."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            store.claim_collector("next")
+            return
+        except CollectorRunning:
+            assert time.monotonic() < deadline
+
+
 def test_second_collector_is_refused(store: Store, database_url: str) -> None:
     """One database has one collector; the second is told who holds it, and gets it once the first has gone."""
     other = open_store(database_url)
@@ -309,7 +320,7 @@ def test_second_collector_is_refused(store: Store, database_url: str) -> None:
         with pytest.raises(CollectorRunning, match=r"database is taken: .* before collector two starts"):
             other.claim_collector("two")
         store.close()
-        other.claim_collector("two")
+        claimed_in_time(other)
     finally:
         other.close()
 
@@ -323,13 +334,7 @@ def test_claim_takes_over_from_its_own_lost_connection(store: Store) -> None:
     try:
         with pytest.raises(CollectorRunning):
             store.claim_collector("one")
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                store.claim_collector("one")
-                break
-            except CollectorRunning:
-                assert time.monotonic() < deadline
+        claimed_in_time(store)
     finally:
         assert lost is not None
         lost.close()
