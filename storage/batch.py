@@ -26,7 +26,7 @@ DAY_US = 86_400_000_000
 END_US = 7_258_118_400_000_000
 #: Names and reasons are looked up by B-trees, whose entries end at 2,704 bytes.
 MAX_KEY_BYTES = 2_000
-#: Labels and descriptions are only carried along.
+#: Labels are only carried along.
 MAX_TEXT_BYTES = 1_000_000
 #: First bytes of an encoded batch; the digit is the version of the format.
 MAGIC = b"FPB1"
@@ -140,7 +140,7 @@ class Batch:
 
         Raises:
             BatchError: Columns differ in length, an index points nowhere, rows span two UTC days or lie outside the
-                years that are stored, or a text is too long or none that a database takes.
+                years that are stored, or the name of an agent or host is none that a database takes.
         """
         _check_texts(self)
         sizes = {Table.HEALTH: len(self.agents), Table.AGENT: len(self.agents), Table.SYSTEM: len(self.hosts)}
@@ -172,39 +172,75 @@ class Batch:
 
 
 def _check_texts(batch: Batch) -> None:
-    keyed = (
+    for what, texts in (
         ("agent", batch.agents),
         ("host", batch.hosts),
-        ("reason", batch.reasons),
-        ("metric", [metric.name for metric in batch.metrics]),
-        ("transition", [text for each in batch.transitions for text in (each.agent, each.old, each.new, each.reason)]),
-        ("loss", [text for loss in batch.losses for text in (loss.agent, loss.reason)]),
-    )
-    free = (
-        ("label", [text for metric in batch.metrics for pair in metric.labels for text in pair]),
-        ("unit", [metric.unit for metric in batch.metrics]),
-        ("description", [metric.description for metric in batch.metrics]),
-    )
-    for groups, limit in ((keyed, MAX_KEY_BYTES), (free, MAX_TEXT_BYTES)):
-        for what, texts in groups:
-            for text in texts:
-                # ASCII is the rule, and the cheapest thing to ask.
-                if len(text) > limit or not text.isascii() or "\0" in text:
-                    _check_text(batch, what, text, limit)
+        ("transition", [text for each in batch.transitions for text in (each.agent, each.old, each.new)]),
+        ("loss", [loss.agent for loss in batch.losses]),
+    ):
+        for text in texts:
+            found = objection(text, MAX_KEY_BYTES)
+            if found:
+                raise BatchError(
+                    f"batch {batch.name} {what} {text[:40]!r} has {found}, "
+                    f"expected text of at most {MAX_KEY_BYTES} bytes that a database takes"
+                )
 
 
-def _check_text(batch: Batch, what: str, text: str, limit: int) -> None:
+def objection(text: str, limit: int) -> str:
+    """Return what keeps *text* from being stored in *limit* bytes of UTF-8; empty where nothing does."""
+    # ASCII is the rule, and the cheapest thing to ask.
+    if len(text) <= limit and text.isascii() and "\0" not in text:
+        return ""
+    if "\0" in text:
+        return "a NUL byte"
     try:
         size = len(text.encode())
     except UnicodeEncodeError:
-        found = "half a surrogate pair"
-    else:
-        if size <= limit and "\0" not in text:
-            return
-        found = "a NUL byte" if "\0" in text else f"{size} bytes"
-    raise BatchError(
-        f"batch {batch.name} {what} {text[:40]!r} has {found}, expected text of at most {limit} bytes that a database takes"
+        return "half a surrogate pair"
+    return f"{size} bytes" if size > limit else ""
+
+
+def unstorable_metrics(batch: Batch) -> NDArray[np.int32]:
+    """Return the places in ``batch.metrics`` of those whose name or labels no database takes; others are whole."""
+    return np.array(
+        [
+            place
+            for place, metric in enumerate(batch.metrics)
+            if objection(metric.name, MAX_KEY_BYTES)
+            or any(objection(text, MAX_TEXT_BYTES) for pair in metric.labels for text in pair)
+        ],
+        np.int32,
     )
+
+
+def with_clean_words(batch: Batch) -> Batch:
+    """Return *batch* with its reasons, units and descriptions made fit to be stored: words for people, no identities."""
+    return replace(
+        batch,
+        metrics=tuple(
+            replace(metric, unit=_clean(metric.unit), description=_clean(metric.description))
+            if objection(metric.unit + metric.description, MAX_KEY_BYTES)
+            else metric
+            for metric in batch.metrics
+        ),
+        reasons=tuple(map(_clean, batch.reasons)),
+        transitions=tuple(
+            replace(each, reason=_clean(each.reason)) if objection(each.reason, MAX_KEY_BYTES) else each
+            for each in batch.transitions
+        ),
+        losses=tuple(
+            replace(loss, reason=_clean(loss.reason)) if objection(loss.reason, MAX_KEY_BYTES) else loss
+            for loss in batch.losses
+        ),
+    )
+
+
+def _clean(text: str) -> str:
+    if not objection(text, MAX_KEY_BYTES):
+        return text
+    fit = text.replace("\0", "�").encode(errors="replace")
+    return fit[:MAX_KEY_BYTES].decode(errors="ignore")
 
 
 def _check_index(batch: Batch, what: str, index: NDArray[np.int32], low: int, size: int) -> None:

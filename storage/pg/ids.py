@@ -92,10 +92,13 @@ class Ids:
         )
         return np.array([*(self._reasons[reason] for reason in batch.reasons), 0], np.int32)
 
-    def metrics(self, connection: psycopg.Connection, batch: Batch) -> NDArray[np.int32]:
-        """Return the id of each of ``batch.metrics``."""
+    def metrics(self, connection: psycopg.Connection, batch: Batch, without: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return the id of each of ``batch.metrics``, 0 for those in the places *without*."""
+        left_out = {batch.metrics[place] for place in without}
         for insert in (False, True, False):
-            missing = list(dict.fromkeys(key for key in batch.metrics if key not in self._metrics))
+            missing = list(
+                dict.fromkeys(key for key in batch.metrics if key not in self._metrics and key not in left_out)
+            )
             if not missing:
                 break
             digests = [labels_digest(key.labels) for key in missing]
@@ -123,7 +126,7 @@ class Ids:
                 number = found.get((key.name, key.kind.value, digest))
                 if number is not None:
                     self._metrics[key] = number
-        return np.array([self._metrics[key] for key in batch.metrics], np.int32)
+        return np.array([self._metrics.get(key, 0) for key in batch.metrics], np.int32)
 
     def _learn(
         self,

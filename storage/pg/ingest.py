@@ -22,7 +22,7 @@ import psycopg
 from numpy.typing import NDArray
 from psycopg import errors, sql
 
-from storage.batch import Batch, Checks, Samples, WriteResult, select
+from storage.batch import Batch, Checks, Samples, WriteResult, select, unstorable_metrics, with_clean_words
 from storage.copyformat import encode_rows
 from storage.model import MAX_ABS_VALUE, MIN_ABS_VALUE, Loss, Outcome, Table, Tier, Window, from_us, to_us
 from storage.pg import partitions
@@ -44,6 +44,8 @@ class _Resolved:
     agents: NDArray[np.int32]
     hosts: NDArray[np.int32]
     metrics: NDArray[np.int32]
+    #: Places of the metrics that cannot be stored and have no id.
+    unstorable: NDArray[np.int32]
     reasons: NDArray[np.int32]
     session: int
 
@@ -60,10 +62,13 @@ class _Tally:
 def write(connection: psycopg.Connection, ids: Ids, batch: Batch) -> WriteResult:
     """Write *batch* as ``Store.write`` promises; driver errors come out as they are."""
     batch.validate()
+    batch = with_clean_words(batch)
+    unstorable = unstorable_metrics(batch)
     resolved = _Resolved(
         agents=ids.agents(connection, batch),
         hosts=ids.hosts(connection, batch),
-        metrics=ids.metrics(connection, batch),
+        metrics=ids.metrics(connection, batch, unstorable),
+        unstorable=unstorable,
         reasons=ids.reasons(connection, batch),
         session=ids.session(connection, batch.session),
     )
@@ -100,7 +105,7 @@ def _attempt(
             return WriteResult(replayed=True)
         closed = _enter_gates(connection, tables)
         for table in tables:
-            columns = _admitted(batch, table, closed[table], tally)
+            columns = _admitted(batch, table, closed[table], resolved.unstorable, tally)
             if not len(columns):
                 continue
             tally.accepted[table] = copy(connection, batch, table, columns, resolved, tally)
@@ -126,11 +131,13 @@ def _enter_gates(connection: psycopg.Connection, tables: Sequence[Table]) -> dic
     return {table: closed[TABLE_CODE[table]] for table in tables}
 
 
-def _admitted(batch: Batch, table: Table, closed: datetime, tally: _Tally) -> Checks | Samples:
+def _admitted(
+    batch: Batch, table: Table, closed: datetime, unstorable: NDArray[np.int32], tally: _Tally
+) -> Checks | Samples:
     """Return the rows that may be stored; count the others by reason, and record their slots as lost."""
     columns = batch.columns(table)
     refused = np.zeros(len(columns), np.bool_)
-    for reason, found in _objections(columns, closed):
+    for reason, found in _objections(columns, closed, unstorable):
         found &= ~refused
         if not found.any():
             continue
@@ -145,13 +152,16 @@ def _admitted(batch: Batch, table: Table, closed: datetime, tally: _Tally) -> Ch
     return columns
 
 
-def _objections(columns: Checks | Samples, closed: datetime) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+def _objections(
+    columns: Checks | Samples, closed: datetime, unstorable: NDArray[np.int32]
+) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     """Yield each reason to refuse rows with a mask of the rows that it holds for."""
     yield "below_horizon", columns.ts_us < to_us(closed)
     if isinstance(columns, Checks):
         # NaN is how an answer that never came is written; an infinite one would spoil every sum above it.
         yield "not_finite", np.isinf(columns.latency_ms) | np.isinf(columns.late_ms)
     else:
+        yield "bad_text", np.isin(columns.metric, unstorable)
         yield "not_finite", ~np.isfinite(columns.value)
         yield "out_of_range", np.abs(columns.value) > MAX_ABS_VALUE
 

@@ -228,14 +228,43 @@ def test_write_survives_a_cut_connection(store: Store) -> None:
     assert count(store, "agent_metrics") == 2
 
 
-@pytest.mark.parametrize(
-    ("name", "found"),
-    [("nul\0byte", "a NUL byte"), ("half\ud800pair", "half a surrogate pair"), ("long" * 1000, "4000 bytes")],
-)
-def test_write_refuses_text_that_no_database_takes(store: Store, name: str, found: str) -> None:
+BAD_TEXTS = [("nul\0byte", "a NUL byte"), ("half\ud800pair", "half a surrogate pair"), ("long" * 1000, "4000 bytes")]
+
+
+@pytest.mark.parametrize(("name", "found"), BAD_TEXTS)
+def test_write_refuses_agents_that_no_database_takes(store: Store, name: str, found: str) -> None:
     """A name that could never be stored is the batch's fault, told at once instead of being tried for ever."""
     with pytest.raises(BatchError, match=f"has {found}, expected text of at most 2000 bytes"):
-        store.write(Spool().batch(samples=[("a", name, NOON, 1.0)]))
+        store.write(Spool().batch(samples=[(name, "m", NOON, 1.0)]))
+
+
+@pytest.mark.parametrize(("name", "found"), BAD_TEXTS)
+def test_write_metric_that_no_database_takes_costs_its_own_rows(store: Store, name: str, found: str) -> None:
+    """One agent's nonsense in the name of a metric is counted; every other row of the batch is stored."""
+    batch = Spool().batch(
+        samples=[("good", "m", NOON, 1.0), ("bad", name, NOON, 1.0), ("bad", "m", NOON, 2.0)],
+        checks=[("good", NOON, Outcome.HEALTHY, 1.0)],
+    )
+    result = store.write(batch)
+
+    assert (result.accepted, dict(result.rejected)) == (3, {"bad_text": 1}), found
+    assert store.query("SELECT value FROM agent_metrics ORDER BY value").rows == [(1.0,), (2.0,)]
+
+
+@pytest.mark.parametrize(("text", "found"), BAD_TEXTS)
+def test_write_words_for_people_are_made_fit(store: Store, text: str, found: str) -> None:
+    """Reasons, units and descriptions identify nothing: what cannot be stored in them is replaced or cut."""
+    batch = Spool().batch(
+        samples=[("a", "m", NOON, 1.0)],
+        checks=[("a", NOON, Outcome.ERROR, None)],
+        transitions=[Transition(agent="a", due=NOON, old="unknown", new="error", reason=text)],
+        reason=text,
+    )
+    odd = replace(batch, metrics=(replace(batch.metrics[0], unit=text, description=text),))
+    result = store.write(odd)
+
+    assert (result.accepted, result.rejections) == (2, 0), found
+    assert store.query("SELECT length(reason) <= 2000 FROM reasons").rows == [(True,)]
 
 
 def test_write_refuses_years_that_are_not_stored(store: Store) -> None:
