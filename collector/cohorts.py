@@ -33,6 +33,11 @@ class Scheduled(Protocol):
 A = TypeVar("A", bound=Scheduled)
 
 
+def interval_us_of(interval_s: float) -> int:
+    """Return an interval as the grid counts it, in microseconds."""
+    return max(1, round(interval_s * 1e6))
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Grid:
     """Due times of a cohort."""
@@ -45,7 +50,7 @@ class Grid:
     @classmethod
     def of(cls, name: str, interval_s: float) -> Grid:
         """Return the grid of the agent *name*."""
-        interval_us = max(1, round(interval_s * 1e6))
+        interval_us = interval_us_of(interval_s)
         return cls(interval_us, round(slot_offset_s(name, interval_s) * 1e6) % interval_us)
 
     def newest(self, now_us: int) -> int:
@@ -85,6 +90,8 @@ class Cohort(Generic[A]):
         self._members: dict[str, _Member[A]] = {}
         # Not later than any member's: asked several times a second, over all cohorts.
         self._next_us = 0
+        # Counts how often the clock was set: a run that is paused meanwhile must not go on by the old time.
+        self._anchor = 0
 
     def __len__(self) -> int:
         return len(self._members)
@@ -115,28 +122,36 @@ class Cohort(Generic[A]):
         Yield what is due at *now_us*, one agent after the other.
 
         The caller may pause between two of them, and agents may come and go meanwhile: one that has left is not
-        yielded, one that has come waits for the next slot.
+        yielded, one that has come waits for the next slot. ``reanchor`` ends the run, and accounts for the rest of it.
         """
         newest = self.grid.newest(now_us + EARLY_US)
+        anchor = self._anchor
         for name, member in list(self._members.items()):
+            if self._anchor != anchor:
+                return
             if member.next_us > newest or self._members.get(name) is not member:
                 continue
             first, member.next_us = member.next_us, newest + self.grid.interval_us
             yield Due(member.agent, newest, first, (newest - first) // self.grid.interval_us)
         self._next_us = max(self._next_us, newest + self.grid.interval_us)
 
-    def reanchor(self, now_us: int) -> list[Due[A]]:
+    def reanchor(self, now_us: int, was_us: int) -> list[Due[A]]:
         """
-        Go on from *now_us*, where the clock was set to; return the slots that it jumped over (``due_us`` is the last).
+        Go on from *now_us*, where the clock was set to while it showed *was_us*.
 
-        A clock that was put back repeats its slots: they are other moments with the same names.
+        Returns:
+            The slots that nobody will poll: those that the clock jumped over, and those of a run that this cuts off
+            (``due_us`` is the last). A clock that was put back repeats its slots: they are other moments with the
+            same names.
         """
+        self._anchor += 1
         newest = self.grid.newest(now_us)
+        reached = self.grid.newest(max(now_us, was_us + EARLY_US))
         jumped: list[Due[A]] = []
         for member in self._members.values():
-            if member.next_us <= newest:
-                n = (newest - member.next_us) // self.grid.interval_us + 1
-                jumped.append(Due(member.agent, newest, member.next_us, n))
+            if member.next_us <= reached:
+                n = (reached - member.next_us) // self.grid.interval_us + 1
+                jumped.append(Due(member.agent, reached, member.next_us, n))
             member.next_us = newest + self.grid.interval_us
         self._next_us = newest + self.grid.interval_us
         return jumped
@@ -170,9 +185,12 @@ class Cohorts(Generic[A]):
         for name in [name for name in self._grids if name not in wanted]:
             self._remove(name)
         for name, agent in wanted.items():
-            grid = Grid.of(name, agent.spec.interval_s)
-            if self._grids.get(name, grid) != grid:
-                self._remove(name)
+            grid = self._grids.get(name)
+            # Where an agent lies in its interval costs a hash: with 10,000 of them that is felt, so only where needed.
+            if grid is None or grid.interval_us != interval_us_of(agent.spec.interval_s):
+                if grid is not None:
+                    self._remove(name)
+                grid = Grid.of(name, agent.spec.interval_s)
             self._grids[name] = grid
             self._cohorts.setdefault(grid, Cohort(grid)).add(agent, now_us)
         after = set(self._cohorts)

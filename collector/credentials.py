@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -157,11 +158,12 @@ def header_line(name: str, value: str, what: str) -> bytes:
     Raises:
         CredentialError: *name* is no token or *value* has a control character: either could smuggle in a header.
     """
-    if not name or not set(name) <= _TOKEN:
+    if not _TOKEN.fullmatch(name):
         raise CredentialError(f"{what}: header name is not a token")
-    if any((ord(c) < 0x20 and c != "\t") or ord(c) == 0x7F for c in value):
+    if _CONTROL.search(value):
         raise CredentialError(f"{what}: value of header {name} has a control character")
     return f"{name}: {value}\r\n".encode()
 
 
-_TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9a-zA-Z]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")

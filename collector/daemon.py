@@ -34,6 +34,7 @@ from collector.counters import Counters
 from collector.flush import Flusher
 from collector.http_server import HttpServer, Page, render_health, render_metrics
 from collector.poll import PolledAgent, Poller
+from collector.probes.build import build_probe
 from collector.probes.host import HostProbe
 from collector.registry import CACHE_KEY, INTERNAL, Registry, encode_specs, load_counters, load_specs, merge
 from collector.schedule import Schedule
@@ -97,6 +98,22 @@ def host_agent(host: str) -> str:
     return f"\x01host/{host}"
 
 
+def file_agents(config: CollectorConfig) -> tuple[AgentSpec, ...]:
+    """Return the agents that the settings file stands for: those that it names, and the collector itself."""
+    return (*config.agents, vitals_agent(config.name, config.host_interval_s))
+
+
+def insist_on_probes(config: CollectorConfig) -> None:
+    """
+    Insist that every agent of the settings file can be polled as it is described.
+
+    Raises:
+        SettingsError: An endpoint or an option is none that the agent's probe understands.
+    """
+    for spec in config.agents:
+        build_probe(spec, credentials=config.credentials, limits=config.limits).close()
+
+
 def version() -> str:
     """Return the installed release."""
     try:
@@ -153,8 +170,7 @@ class Daemon:
             version=version(),
             started_at=from_us(self._started_us),
         )
-        own = vitals_agent(config.name, config.host_interval_s)
-        self._file_agents = (*config.agents, own)
+        self._file_agents = file_agents(config)
         self.tally = Tally()
         self._spool = Spool(config.home, config.spool, self._timeline.now_us)
         try:

@@ -31,6 +31,14 @@ WORDS: Mapping[str, Outcome] = {
     # The agent answers but says of itself that it makes no progress.
     "stalled": Outcome.STALLED,
 }
+#: Bytes of a JSON answer, 200 for each sample that is taken. Reading one holds the interpreter's lock from its first byte
+#: to its last, so a thread is no help: up to 25 ms for these, 100 ms for a text of 4 MB.
+JSON_BYTES = 1024 * 1024
+#: Distinct reasons that name parts, of one agent. They become rows of a dictionary table, and an agent may make a new
+#: name per poll; after so many, the reason is the status alone.
+_REASONS = 50
+#: Characters of such a reason that are remembered: more than are left of it after cutting.
+_REASON_LENGTH = 800
 #: Names of failing parts that a reason quotes; more would only make the dictionary of reasons longer.
 _PARTS_QUOTED = 3
 
@@ -42,6 +50,7 @@ class HealthReader:
         self._limits = limits
         self._series = series
         self._known: dict[tuple[str, str, str, Kind], MetricKey] = {}
+        self._reasons: set[str] = set()
 
     def parse(self, body: bytes, *, strict: bool) -> tuple[Parsed, Outcome | None, str]:
         """
@@ -54,6 +63,8 @@ class HealthReader:
         Returns:
             The samples; the outcome that the status stands for, ``None`` where it says nothing; the reason.
         """
+        if len(body) > JSON_BYTES:
+            return Parsed(error=f"json over the limit of {JSON_BYTES} bytes", rejected={"body_limit": 1}), None, ""
         try:
             # The standard library takes UTF-8, -16 and -32, which is what JSON may be.
             document = json.loads(body)
@@ -69,18 +80,27 @@ class HealthReader:
                 outcome = Outcome.UNHEALTHY
                 reason = "status missing" if word is None else "status not understood"
         elif outcome is not Outcome.HEALTHY:
-            reason = f"status {str(word).lower()}"
-            parts = list(_failing(document))
-            if parts:
-                more = ", …" if len(parts) > _PARTS_QUOTED else ""
-                reason = f"{reason}: {', '.join(parts[:_PARTS_QUOTED])}{more}"
+            reason = self._reason(f"status {str(word).lower()}", list(_failing(document)))
         return self._samples(document), outcome, reason
+
+    def _reason(self, status: str, parts: list[str]) -> str:
+        """Return *status* with the first of the failing *parts*, where the agent has not had too many such reasons."""
+        if not parts:
+            return status
+        more = ", …" if len(parts) > _PARTS_QUOTED else ""
+        reason = f"{status}: {', '.join(parts[:_PARTS_QUOTED])}{more}"[:_REASON_LENGTH]
+        if reason not in self._reasons:
+            if len(self._reasons) >= _REASONS:
+                return status
+            self._reasons.add(reason)
+        return reason
 
     def _samples(self, document: Mapping[str, object]) -> Parsed:
         metrics: list[MetricKey] = []
         values: list[float] = []
         rejected: Counter[str] = Counter()
-        seen: set[MetricKey] = set()
+        # Keys are interned: one object per series, kept for good.
+        seen: set[int] = set()
         process_start: float | None = None
         for name, component, unit, kind, number in _numbers(document):
             if len(metrics) >= self._limits.samples:
@@ -93,10 +113,10 @@ class HealthReader:
             value = _finite(number)
             if isinstance(value, str):
                 rejected[value] += 1
-            elif key in seen:
+            elif id(key) in seen:
                 rejected["duplicate_series"] += 1
             else:
-                seen.add(key)
+                seen.add(id(key))
                 metrics.append(key)
                 values.append(value)
                 if not component and name.rpartition(":")[2] == "process_start_time_seconds":

@@ -21,8 +21,10 @@ from urllib.parse import quote, urljoin, urlsplit
 
 from collector.config import Limits
 from collector.http_connection import Connection, FetchError, Response, tls_reason
+from collector.threads import OneAtATime
 from storage.errors import SettingsError
 from storage.model import Outcome
+from storage.urls import hide_user
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 
@@ -79,17 +81,21 @@ def parse_url(url: str) -> Address:
     Raises:
         SettingsError: Not an absolute http or https URL, or one that holds a user or password.
     """
+    shown = hide_user(url)
     if any(c.isspace() or not c.isprintable() for c in url):
-        raise SettingsError(f"url {url!r} holds white space or control characters: percent-encode them")
+        raise SettingsError(f"url {shown!r} holds white space or control characters: percent-encode them")
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
         port = parts.port
     except ValueError as exc:
+        if shown != url:
+            # The exception quotes the user part, a traceback the exception.
+            raise SettingsError(f"url {shown!r} is malformed") from None
         raise SettingsError(f"url {url!r} is malformed: {exc}") from exc
     scheme = parts.scheme.lower()
     if scheme not in _PORTS or not host:
-        raise SettingsError(f"url {url!r} is not one to poll: expected http://host… or https://host…")
+        raise SettingsError(f"url {shown!r} is not one to poll: expected http://host… or https://host…")
     if parts.username is not None or parts.password is not None:
         raise SettingsError(f"url with a user or password for host {host}: put the secret into a credential")
     if not host.isascii():
@@ -129,6 +135,7 @@ class HttpClient:
         self._foreign_context = foreign_context
         self._connections: dict[tuple[Origin, bool], Connection] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._resolver: OneAtATime[list[str]] = OneAtATime()
 
     async def fetch(
         self,
@@ -231,6 +238,7 @@ class HttpClient:
             origin.port,
             deadline,
             context=context,
+            resolver=self._resolver,
         )
 
     def close(self) -> None:
@@ -257,6 +265,7 @@ async def connect(
     deadline: float,
     *,
     context: ssl.SSLContext | None = None,
+    resolver: OneAtATime[list[str]] | None = None,
 ) -> P:
     """
     Connect to *host*, trying its addresses one after the other, and return the protocol.
@@ -264,12 +273,13 @@ async def connect(
     Args:
         deadline: By the clock of the event loop; while there are further addresses, one gets half of what is left.
         context: For TLS; the certificate must be that of *host*.
+        resolver: Where the name is looked up; the caller's own, so that a dead name server takes one thread from it.
 
     Raises:
         FetchError: None of the addresses could be connected to; outcome and reason are those of the last.
     """
     error: FetchError | None = None
-    addresses = await _resolve(loop, host, port, deadline)
+    addresses = await _resolve(host, port, deadline, resolver or OneAtATime())
     for number, literal in enumerate(addresses):
         last = number == len(addresses) - 1
         limit = deadline if last else loop.time() + (deadline - loop.time()) / 2
@@ -295,10 +305,14 @@ async def connect(
             error.__cause__ = exc
         else:
             return protocol
-    raise error or FetchError(Outcome.ERROR, "dns: name has no address")
+    try:
+        raise error or FetchError(Outcome.ERROR, "dns: name has no address")
+    finally:
+        # The exception refers to this frame: not the other way round as well.
+        error = None
 
 
-async def _resolve(loop: asyncio.AbstractEventLoop, host: str, port: int, deadline: float) -> list[str]:
+async def _resolve(host: str, port: int, deadline: float, resolver: OneAtATime[list[str]]) -> list[str]:
     """Return the addresses of *host* as literals; one that is a literal costs nothing."""
     try:
         ipaddress.ip_address(host)
@@ -306,14 +320,18 @@ async def _resolve(loop: asyncio.AbstractEventLoop, host: str, port: int, deadli
         pass
     else:
         return [host]
+
+    def look_up() -> list[str]:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        return list(dict.fromkeys(_literal(sockaddr) for *_, sockaddr in found))
+
     try:
-        async with asyncio.timeout_at(deadline):
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        # Not by the event loop: its few threads are everybody's, and a dead name server keeps one for ten seconds.
+        return await resolver.run(look_up, deadline)
     except TimeoutError as exc:
         raise FetchError(Outcome.TIMEOUT, "timeout") from exc
     except (OSError, UnicodeError) as exc:
         raise FetchError(Outcome.ERROR, dns_reason(exc)) from exc
-    return list(dict.fromkeys(_literal(sockaddr) for *_, sockaddr in found))
 
 
 def _literal(sockaddr: tuple[object, ...]) -> str:

@@ -3,7 +3,10 @@ One HTTP/1.1 connection to one agent: an asyncio protocol around the parser of `
 
 Everything that an agent can send too much of is bounded here, and the connection is aborted in the moment a bound is
 passed: bytes of the head, bytes of the body after decompression (a bomb is never unpacked further than the limit), raw
-bytes altogether (a body of empty chunks has none), and time.
+bytes altogether (a body of empty chunks has none), pieces that a body comes in, and time.
+
+A connection on which more came than one answer per request is never used again: what is left over would be taken for
+the answer to the next request.
 """
 
 from __future__ import annotations
@@ -19,8 +22,13 @@ from collector.config import Limits
 from storage.errors import FleetpulseError
 from storage.model import Outcome
 
-#: Raw bytes that may arrive per byte that is allowed: chunks of one byte each take six.
-_RAW_FACTOR = 8
+#: Raw bytes that may arrive per byte that is allowed: room for the framing of chunks of ten bytes and more.
+_RAW_FACTOR = 2
+#: Pieces (chunks, or what one read of the socket brings) that a body may come in. Each costs the event loop a callback
+#: of a microsecond, whatever its size; a body at the limit still may come in pieces of 256 bytes.
+_MAX_PIECES = 16_384
+#: Members of a compressed body. Servers send one; an empty one costs 20 bytes on the wire and a decompressor here.
+_MAX_MEMBERS = 64
 #: Let zlib find out by itself whether gzip or zlib framing was used.
 _ANY_WBITS = 32 + zlib.MAX_WBITS
 
@@ -71,7 +79,8 @@ class Connection(asyncio.Protocol):
         self._loop = loop
         self._limits = limits
         self._transport: asyncio.Transport | None = None
-        self._parser = httptools.HttpResponseParser(self)
+        # The parser holds this object too: a circle, which connection_lost cuts.
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[Response] | None = None
         self._closed: asyncio.Future[None] = loop.create_future()
         self._response = Response()
@@ -84,6 +93,8 @@ class Connection(asyncio.Protocol):
         self._raw_bytes = 0
         self._head_bytes = 0
         self._body_bytes = 0
+        self._pieces = 0
+        self._members = 0
         #: Requests answered: a connection that has answered one may have been closed since.
         self._answered = 0
         self._keep = True
@@ -109,9 +120,10 @@ class Connection(asyncio.Protocol):
             raise AssertionError("BUG: request on a connection that is not open or already has one")
         self._head_only = head_only
         self._in_body = False
-        self._raw_bytes = self._head_bytes = self._body_bytes = 0
-        self._response = Response()
-        self._chunks = []
+        self._raw_bytes = self._head_bytes = self._body_bytes = self._pieces = self._members = 0
+        if self._closed.done():
+            # Lost before it was used: nothing would end the wait.
+            raise FetchError(Outcome.ERROR, "connection closed without an answer")
         waiter: asyncio.Future[Response] = self._loop.create_future()
         self._waiter = waiter
         timer = self._loop.call_at(deadline, self._expire)
@@ -121,8 +133,14 @@ class Connection(asyncio.Protocol):
         finally:
             timer.cancel()
             self._waiter = None
+            # An idle connection holds no body.
+            self._response = Response()
+            self._chunks = []
+            self._inflate = None
             if not self._keep or waiter.cancelled():
                 self.abort()
+            # An exception refers to this frame, and the future to the exception.
+            del waiter
 
     def abort(self) -> None:
         """Cut the connection without waiting for anything."""
@@ -177,12 +195,15 @@ class Connection(asyncio.Protocol):
         if waiter is None or waiter.done():
             self.abort()
             return
+        parser = self._parser
+        if parser is None:
+            return
         self._raw_bytes += len(data)
         if self._raw_bytes > _RAW_FACTOR * (self._limits.header_bytes + self._limits.body_bytes):
             self._fail(Outcome.ERROR, "answer over the limit", refused="body_limit")
             return
         try:
-            self._parser.feed_data(data)
+            parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             self._fail(Outcome.ERROR, "malformed http response: unasked upgrade")
         except httptools.HttpParserCallbackError as exc:
@@ -203,6 +224,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End the request that is under way, if there is one."""
         self._keep = False
+        # Never called from within the parser. Where every poll opens a connection, waiting for the garbage collector
+        # would keep thousands of them.
+        self._parser = None
         if not self._closed.done():
             self._closed.set_result(None)
         waiter = self._waiter
@@ -222,8 +246,20 @@ class Connection(asyncio.Protocol):
 
     # ---------------------------------------------------------------- httptools
 
+    @property
+    def _asked(self) -> bool:
+        """Tell whether an answer is still waited for."""
+        return self._waiter is not None and not self._waiter.done()
+
+    def on_message_begin(self) -> None:
+        """Give the connection up where a second answer begins after the one that was asked for."""
+        if not self._asked:
+            self._keep = False
+
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep what matters of a header; trailers count towards the limit and are ignored."""
+        if not self._asked:
+            return
         self._head_bytes += len(name) + len(value) + 4
         if self._head_bytes > self._limits.header_bytes:
             self._fail(Outcome.ERROR, "headers over the limit", refused="header_limit")
@@ -247,12 +283,15 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """Take the status; prepare for the body."""
-        status = self._response.status = self._parser.get_status_code()
+        parser = self._parser
+        if not self._asked or parser is None:
+            return
+        status = self._response.status = parser.get_status_code()
         if status < 200:
             return
         self._in_body = True
         self._raw_body = False
-        self._keep = self._keep and self._parser.should_keep_alive()
+        self._keep = self._keep and parser.should_keep_alive()
         encoding = self._response.content_encoding
         self._inflate = None
         if self._head_only:
@@ -268,10 +307,15 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         """Collect, unpacked and within the limit."""
-        waiter = self._waiter
-        if waiter is None or waiter.done():
+        if not self._asked:
+            # After HEAD, or after a failure.
+            self._keep = False
             return
         self._raw_body = True
+        self._pieces += 1
+        if self._pieces > _MAX_PIECES:
+            self._fail(Outcome.ERROR, f"body in more than {_MAX_PIECES} pieces", refused="body_limit")
+            return
         if self._inflate is not None:
             unpacked = self._unpack(data)
             if unpacked is None:
@@ -296,6 +340,11 @@ class Connection(asyncio.Protocol):
             while data and inflate is not None and room > 0:
                 if inflate.eof:
                     # Further members of a gzip file continue the text.
+                    self._members += 1
+                    if self._members >= _MAX_MEMBERS:
+                        reason = f"compressed body of more than {_MAX_MEMBERS} members"
+                        self._fail(Outcome.ERROR, reason, refused="body_limit")
+                        return None
                     inflate = self._inflate = zlib.decompressobj(wbits=_ANY_WBITS)
                 try:
                     part = inflate.decompress(data, room)
@@ -315,6 +364,8 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """Hand the answer over; interim answers (1xx) are skipped."""
+        if not self._asked:
+            return
         if self._response.status >= 200:
             self._finish()
         else:

@@ -139,6 +139,9 @@ class TextReader:
 
     def parse(self, body: bytes) -> Parsed:
         """Read one answer; what is wrong with it is in the result, nothing is raised."""
+        if len(self._families) > _FAMILIES * self._limits.samples:
+            # An agent whose names never repeat, without metadata that would count.
+            self._forget()
         lines = body.split(b"\n")
         if self._openmetrics:
             error = _check_end(lines)
@@ -398,6 +401,8 @@ class TextReader:
         return after
 
 
+#: Families that are kept, per sample that an answer may have: each of three metadata lines leads to another.
+_FAMILIES = 4
 #: What an edge costs in memory beside its text.
 _EDGE_BYTES = 400
 #: The reference parser copies the rest of a line at each escaped quote: longer prefixes of unusual form are refused.

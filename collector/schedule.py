@@ -210,7 +210,7 @@ class Schedule(Generic[A]):
         """Begin to run jobs; slots that went by while agents were made ready are nobody's."""
         now_us = self._timeline.now_us()
         for cohort in self._cohorts:
-            cohort.reanchor(now_us)
+            cohort.reanchor(now_us, now_us)
         self._running = True
         self._scheduler.start()
         self._watch = asyncio.get_running_loop().call_later(WATCH_S, self._watch_clock)
@@ -250,7 +250,7 @@ class Schedule(Generic[A]):
             extra={"event": "clock_step", "delta_s": step.delta_s},
         )
         for cohort in self._cohorts:
-            for due in cohort.reanchor(now_us):
+            for due in cohort.reanchor(now_us, step.from_us):
                 self._runner.pass_over(due.agent, due.passed_us, due.passed, cohort.grid.interval_us, "clock step")
         for grid, job in self._jobs.items():
             job.modify(next_run_time=from_us(grid.after(now_us) + self._timeline.ahead_us()))

@@ -14,6 +14,8 @@ from storage.model import MAX_ABS_VALUE, Kind, MetricKey
 
 #: Characters of a metric's help text that are kept; some exporters put whole pages there.
 DESCRIPTION_LENGTH = 300
+#: Characters of a unit that are kept; the longest of UCUM's own are half of that.
+UNIT_LENGTH = 40
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -35,6 +37,17 @@ def unit_of(name: str) -> str:
 def ucum(unit: str) -> str:
     """Return *unit* as UCUM has it where it is one of the words that exporters use, otherwise as it is."""
     return _UNITS.get(unit, unit)
+
+
+def _clean_unit(unit: str) -> str:
+    """
+    Return *unit* as it may be stored: short, printable, UTF-8.
+
+    A batch holds the answers of many agents and is refused whole, so nothing that an agent says may reach it unchecked.
+    """
+    if len(unit) <= UNIT_LENGTH and unit.isprintable():
+        return unit
+    return "".join(c for c in unit[:UNIT_LENGTH] if c.isprintable())
 
 
 def refusal(value: float) -> str:
@@ -86,7 +99,7 @@ class Series:
         if reason:
             return reason
         text = description.replace("\0", "")[:DESCRIPTION_LENGTH].encode("utf-8", "replace").decode()
-        key = MetricKey(name=name, labels=pairs, kind=kind, unit=unit, description=text)
+        key = MetricKey(name=name, labels=pairs, kind=kind, unit=_clean_unit(unit), description=text)
         known = self._known.get(key)
         if known is not None:
             return known

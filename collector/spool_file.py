@@ -192,8 +192,10 @@ class SpoolFile:
                 batches.append(batch)
             self._db.put_meta("last_seq", str(self._last_seq))
             self._states.save_baselines(states)
-            for batch in batches:
-                self._states.save_statuses(batch.transitions)
+            # What is owed is older than what was saved with the batches since; see ``_collect_owed``.
+            self._states.save_statuses(transitions)
+            for each in pending:
+                self._states.save_statuses(each.transitions)
         return batches
 
     def _insert(self, batch: Batch) -> None:
@@ -466,7 +468,12 @@ class SpoolFile:
         return [*losses, *unpack_slots(slots, self._states.names, reason)], transitions
 
     def _collect_owed(self) -> tuple[tuple[Loss, ...], tuple[Transition, ...]]:
-        """Return and forget what is owed, one loss per agent and reason, and each agent's last transition."""
+        """
+        Return and forget what is owed, one loss per agent and reason, and each agent's last transition.
+
+        Within a spool the later batch decides what an agent's status is. So a transition that later batches have
+        overtaken must not travel in one that is later still: it would win over them.
+        """
         rows = self._execute("SELECT extra FROM owed ORDER BY id").fetchall()
         if not rows:
             return (), ()
@@ -474,8 +481,14 @@ class SpoolFile:
         self._execute("DELETE FROM owed")
         return (
             merge_losses(loss for losses, _ in content for loss in losses),
-            last_transitions(change for _, transitions in content for change in transitions),
+            self._not_overtaken(last_transitions(change for _, transitions in content for change in transitions)),
         )
+
+    def _not_overtaken(self, transitions: tuple[Transition, ...]) -> tuple[Transition, ...]:
+        if not transitions:
+            return ()
+        known = self._states.statuses()
+        return tuple(change for change in transitions if known.get(change.agent, change.new) == change.new)
 
     def abandoned(self) -> list[tuple[range, str]]:
         """Return what the ledger has to be told: sequence numbers without a gap, reason."""

@@ -14,7 +14,7 @@ paused             any check that was made, as from unknown; ``resume`` sets unk
 =================  =========================================================================================
 
 ``paused`` is entered by the first paused slot, without a count. A skipped slot says nothing about the agent: it
-changes neither the status nor the counts.
+changes neither the status nor the counts. Nor does the late answer of a poll that was running when the pause began.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ _DOWN_LABELS = frozenset(outcome.label for outcome in DOWN)
 _UP_LABELS = frozenset(outcome.label for outcome in UP)
 _SKIPPED = int(Outcome.SKIPPED)
 _PAUSED = int(Outcome.PAUSED)
+_PAUSED_LABEL = Outcome.PAUSED.label
 
 
 class StatusMachine:
@@ -40,7 +41,7 @@ class StatusMachine:
         status: What it was when the collector last knew, so that a restart invents no transition.
     """
 
-    __slots__ = ("_agent", "_streak", "fall", "reason", "rise", "since_us", "status")
+    __slots__ = ("_agent", "_paused_us", "_streak", "fall", "reason", "rise", "since_us", "status")
 
     def __init__(self, agent: str, *, rise: int, fall: int, status: str = UNKNOWN) -> None:
         self._agent = agent
@@ -53,6 +54,8 @@ class StatusMachine:
         self.reason = ""
         # Checks in a row that speak against the status.
         self._streak = 0
+        # Last slot that was paused.
+        self._paused_us = 0
 
     def observe(self, due_us: int, outcome: int, reason: str = "") -> Transition | None:
         """
@@ -64,6 +67,11 @@ class StatusMachine:
             reason: Goes into the transition.
         """
         label = _LABELS[outcome]
+        if outcome == _PAUSED:
+            self._paused_us = due_us
+        elif due_us < self._paused_us and self.status == _PAUSED_LABEL:
+            # A poll that ran when the pause began answers behind the first paused slot.
+            return None
         if label == self.status:
             # By far the most frequent case: nothing speaks against what is known.
             self._streak = 0
@@ -86,7 +94,7 @@ class StatusMachine:
 
     def resume(self, due_us: int) -> Transition | None:
         """End a planned maintenance at *due_us*: the status is unknown until the next check; no-op when not paused."""
-        if self.status != _LABELS[_PAUSED]:
+        if self.status != _PAUSED_LABEL:
             return None
         return self._enter(UNKNOWN, due_us, "resumed")
 

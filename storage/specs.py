@@ -21,6 +21,9 @@ MAX_NAME_CHARS = 200
 #: A counter that nobody ever reaches is a mistake.
 MAX_THRESHOLD = 1_000
 
+#: Headers that carry secrets.
+SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "x-auth-token"})
+
 #: Agents of this kind are the daemons themselves.
 RESERVED_PREFIX = "fleetpulse/"
 
@@ -57,6 +60,7 @@ def validate_spec(spec: AgentSpec) -> None:
     for name, value in labels.items():
         if not (isinstance(value, str) and name and _is_clean(name) and _is_clean(value)):
             raise _error(spec, f"labels.{name}", value, "names and values that are text without control characters")
+    _insist_no_secret(spec)
     _options(spec)
 
 
@@ -69,6 +73,18 @@ def _text(spec: AgentSpec, key: str, value: str, *, required: bool) -> None:
 def _is_clean(value: str) -> bool:
     # Cc are control characters, Cs are halves of surrogate pairs, which no UTF-8 can hold.
     return not any(unicodedata.category(character) in ("Cc", "Cs") for character in value)
+
+
+def _insist_no_secret(spec: AgentSpec) -> None:
+    """Keep secrets out of the database, where everybody who may read agents would see them."""
+    remedy = "a credential of the settings file, named by the agent: what stands here can be read by others"
+    authority = spec.endpoint.partition("://")[2].partition("/")[0]
+    if ":" in authority.rpartition("@")[0]:
+        raise SettingsError(f'agent "{_shown(spec.name)}": endpoint holds a password, expected {remedy}')
+    headers = spec.options.get("headers")
+    for name in headers if isinstance(headers, Mapping) else ():
+        if str(name).lower() in SECRET_HEADERS:
+            raise SettingsError(f'agent "{_shown(spec.name)}": options.headers holds {name}, expected {remedy}')
 
 
 def _options(spec: AgentSpec) -> None:

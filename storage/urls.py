@@ -1,5 +1,5 @@
 """
-Addresses of databases, fit to be shown.
+Addresses of databases and agents, fit to be shown.
 """
 
 from __future__ import annotations
@@ -14,6 +14,15 @@ HIDDEN = "***"
 _USER_PASSWORD = re.compile(r"(?P<head>://[^:/?#@]*:).*(?P<tail>@)", re.DOTALL)
 # As parameter of an address, and in libpq's own form (host=… password='…').
 _PARAMETER = re.compile(r"(?P<head>\b(?:ssl)?pass(?:word|file)?\s*=\s*)(?:'(?:[^'\\]|\\.)*'|[^\s&]*)", re.IGNORECASE)
+
+
+# All that may be a user part: up to the last @, with a scheme before it or without.
+_USER_PART = re.compile(r"\A(?P<head>[^/@]*//)?.*@", re.DOTALL)
+
+
+def hide_user(url: str) -> str:
+    """Return *url*, well-formed or not, with user and password hidden, for an address that ought to have neither."""
+    return _USER_PART.sub(lambda match: f"{match['head'] or ''}{HIDDEN}@", url)
 
 
 def redact(url: str) -> str:

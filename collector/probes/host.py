@@ -18,7 +18,7 @@ import psutil
 from collector.config import Limits
 from collector.probes.options import Options
 from collector.probes.reading import Reading, timed_out
-from collector.probes.threads import OneAtATime
+from collector.threads import OneAtATime
 from collector.series import Series, refusal
 from storage.model import AgentSpec, Kind, MetricKey, Outcome
 

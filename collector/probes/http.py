@@ -36,7 +36,7 @@ from collector.http_client import Address, HttpClient, build_request, parse_url
 from collector.http_connection import FetchError, Response
 from collector.probes.options import Options
 from collector.probes.reading import Reading, bounded, timed_out
-from collector.probes.threads import OneAtATime
+from collector.threads import OneAtATime
 from storage.errors import SettingsError
 from storage.model import AgentSpec, Outcome
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,7 +30,7 @@ import psutil
 
 from collector.probes.options import Options
 from collector.probes.reading import Reading, timed_out
-from collector.probes.threads import OneAtATime
+from collector.threads import OneAtATime
 from storage.errors import SettingsError
 from storage.model import AgentSpec, Kind, MetricKey, Outcome
 
@@ -201,8 +202,17 @@ def _by_cmdline(pattern: re.Pattern[str]) -> Iterator[psutil.Process]:
             yield process
 
 
+def _open_regular(path: str, flags: int) -> int:
+    """Open a file that is one: a pipe in its place would never let go of the thread."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError("not a regular file")
+    return descriptor
+
+
 def _by_pidfile(path: Path) -> Iterator[psutil.Process]:
-    with path.open("rb") as file:
+    with open(path, "rb", opener=_open_regular) as file:
         fields = file.read(_PIDFILE_BYTES).split()
     if not fields or not fields[0].isdigit():
         raise ValueError("no process id")

@@ -26,8 +26,10 @@ from collector.http_client import connect
 from collector.http_connection import FetchError, tls_reason
 from collector.probes.options import Options
 from collector.probes.reading import Reading, bounded, timed_out
+from collector.threads import OneAtATime
 from storage.errors import SettingsError
 from storage.model import AgentSpec, Outcome
+from storage.urls import hide_user
 
 OPTIONS = ("tls", "send", "expect")
 
@@ -88,7 +90,7 @@ class TcpProbe:
         match = _ENDPOINT.fullmatch(spec.endpoint)
         if match is None or not 1 <= int(match["port"]) <= 65535:
             raise SettingsError(
-                f'agent "{spec.name}" endpoint {spec.endpoint!r} is no address: expected host:port or [ipv6]:port'
+                f'agent "{spec.name}" endpoint {hide_user(spec.endpoint)!r} is no address: expected host:port or [ipv6]:port'
             )
         self._host, self._port = match["literal"] or match["host"], int(match["port"])
         self._timeout_s = spec.timeout_s
@@ -96,6 +98,7 @@ class TcpProbe:
         self._send = options.text("send").encode()
         self._expect = options.text("expect").encode()
         self._secret = secret
+        self._resolver: OneAtATime[list[str]] = OneAtATime()
 
     async def poll(self, deadline_s: float) -> Reading:
         """Connect, talk, hang up."""
@@ -112,6 +115,7 @@ class TcpProbe:
                 self._port,
                 deadline,
                 context=self._context() if self._tls else None,
+                resolver=self._resolver,
             )
             if self._send and protocol.transport is not None:
                 protocol.transport.write(self._send)

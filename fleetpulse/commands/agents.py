@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
 
+from collector.daemon import file_agents, insist_on_probes
 from fleetpulse.commands.options import Config, DatabaseUrl, Home, Rows, Text, settings_of
 from fleetpulse.console import RowFormat, TextFormat, note, show, width, write, write_json
 from fleetpulse.database import opened
@@ -145,7 +147,11 @@ def add(
         source="api",
         paused=paused,
     )
-    with opened(settings_of(config, database_url, home)) as store:
+    settings = settings_of(config, database_url, home)
+    # Credentials are the daemon's to know: its settings file may be another one than that of this machine.
+    collector = settings.collector_config()
+    insist_on_probes(replace(collector, agents=(replace(spec, credential=""),)))
+    with opened(settings) as store:
         added = AgentRepository(store.engine).add(spec, datetime.now(UTC))
     note(f"added {added.spec.name} with id {added.id}")
 
@@ -193,7 +199,7 @@ def sync(config: Config = None, database_url: DatabaseUrl = None, home: Home = N
         # Without this check a forgotten --config would retire every agent of the file.
         raise SettingsError("there is no settings file to take agents from: name one with --config")
     with opened(settings) as store:
-        result = AgentRepository(store.engine).sync(settings.agent_specs(), "file", datetime.now(UTC))
+        result = AgentRepository(store.engine).sync(file_agents(settings.collector_config()), "file", datetime.now(UTC))
     for verb, names in (("added", result.added), ("changed", result.changed), ("retired", result.retired)):
         for name in names:
             write(f"{verb} {name}\n")

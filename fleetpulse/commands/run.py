@@ -93,6 +93,12 @@ def run(
     configure(sys.stderr, as_json=log_format is LogFormat.JSON, level=logging.getLevelNamesMapping()[log_level.upper()])
     # What migrations say of their inner workings is for those who debug them.
     logging.getLogger("alembic").setLevel(logging.DEBUG if log_level is LogLevel.DEBUG else logging.WARNING)
+    collector = settings.collector_config()
+    daemon.insist_on_probes(collector)
+    named = settings.database_url()
+    if named is not None:
+        # The writer opens it, and may take its time; an address that cannot be read is told at once.
+        open_store(named).close()
     bound = format_duration(timedelta(seconds=run_for_s)) if run_for_s is not None else ""
     screen = Screen(f"fleetpulse {settings.collector.name}", bound)
     console = stdout()
@@ -101,7 +107,6 @@ def run(
         _make_ready(url, settings)
         # After the embedded server, which gives the folder the mode that its own user needs.
         settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        collector = settings.collector_config()
         if demo_fleet:
             specs = _start_fleet(stack, settings.home / DEMO_LOG, demo_fleet, faults)
             collector = replace(collector, agents=(*collector.agents, *specs))

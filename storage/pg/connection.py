@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import psycopg
 from psycopg import sql
+from psycopg.pq import Conninfo
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,12 +19,16 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from storage import deadlines
 from storage.deadlines import Deadline
-from storage.errors import CapabilityMissing, StorageError, TransientStorageError
+from storage.errors import CapabilityMissing, SettingsError, StorageError, TransientStorageError
 from storage.sqlstate import sqlstate_of, translate
 
 #: Sessions, ORM work, refreshes, reports: few at a time, each short.
 POOL_SIZE = 5
 POOL_OVERFLOW = 10
+
+#: Parameters that an address may have: those of the libpq that comes with the driver.
+LIBPQ_PARAMETERS = frozenset(option.keyword.decode() for option in Conninfo.get_defaults())
+SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 #: What a role's or a database's own defaults must not change.
 SESSION = (
@@ -46,14 +51,28 @@ def parse_url(url: str) -> URL:
     Return *url* as an address for psycopg.
 
     Raises:
-        StorageError: Not a PostgreSQL address.
+        SettingsError: Not a PostgreSQL address, or a part of it is none that libpq knows. The address is not repeated:
+            what is malformed may have a password anywhere.
     """
+    remedy = (
+        "expected postgresql://user:password@host:port/database; write @ : / ? # of a password as %40 %3A %2F %3F %23"
+    )
     try:
         parsed = make_url(url)
-    except SQLAlchemyError as exc:
-        raise StorageError("database address cannot be read, expected postgresql://user@host:port/database") from exc
-    if parsed.get_backend_name() not in ("postgresql", "postgres"):
-        raise StorageError(f"database address has scheme {parsed.drivername}, expected postgresql")
+        port_is_one = parsed.port is None or 0 < parsed.port < 65_536
+    except (SQLAlchemyError, ValueError) as exc:
+        raise SettingsError(f"database address cannot be read, {remedy}") from exc
+    if not port_is_one:
+        raise SettingsError(f"database address has port {parsed.port}, expected 1 to 65535")
+    for host in (parsed.host, parsed.query.get("host")):
+        if isinstance(host, str) and any(character in host for character in "@[] "):
+            raise SettingsError(f"database address has a host that is none, {remedy}")
+    unknown = sorted(set(parsed.query) - LIBPQ_PARAMETERS)
+    if unknown:
+        raise SettingsError(f"database address has parameter {unknown[0]}, which libpq does not know")
+    mode = parsed.query.get("sslmode", "prefer")
+    if mode not in SSL_MODES:
+        raise SettingsError(f"database address has sslmode {mode}, expected one of {', '.join(SSL_MODES)}")
     return parsed.set(drivername="postgresql+psycopg")
 
 

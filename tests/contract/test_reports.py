@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import text
@@ -24,7 +25,7 @@ from storage.batch import Batch
 from storage.model import Loss, MetricKey, Outcome, Transition, Window, to_us
 from storage.queries import load
 from storage.store import Store
-from tests.batches import NOON, Spool, every
+from tests.batches import NOON, SESSION, Spool, every
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 UP, TIMEOUT, DOWN = Outcome.HEALTHY, Outcome.TIMEOUT, Outcome.UNHEALTHY
@@ -567,3 +568,17 @@ def test_csv_and_json_say_the_same_as_the_rows(store: Store) -> None:
     assert '\r\n"a,""b""\r\nü",worker,' in to_csv(incidents)
     assert slots["rows"][0]["availability"] is None
     assert slots["rows"][0]["coverage"] == 0
+
+
+def test_killed_session_is_not_live_beside_a_later_one(store: Store) -> None:
+    """A collector that was killed a moment ago does not speak for the one that came and went after it."""
+    spool = Spool()
+    killed = spool.batch(checks=[("a", NOON, Outcome.HEALTHY, 1.0)])
+    store.write(replace(killed, observed_to_us=to_us(NOON)))
+    later = replace(SESSION, uuid=str(uuid4()))
+    store.open_session(later)
+    live = store.query("SELECT live FROM observation").rows
+    store.close_session(later)
+
+    assert live == [(True,)]
+    assert store.query("SELECT live FROM observation").rows == [(False,)]

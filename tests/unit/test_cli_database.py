@@ -149,12 +149,41 @@ def test_agents_sync_takes_those_of_the_file(terminal: Terminal, tmp_path: Path)
 
     assert (first.code, first.out, first.err) == (
         0,
-        "added a\nadded b\n",
-        "2 added, 0 changed, 0 retired, 0 unchanged\n",
+        "added a\nadded b\nadded fleetpulse/main\n",
+        "3 added, 0 changed, 0 retired, 0 unchanged\n",
     )
     assert second.out == "changed b\nretired a\n"
     listed = terminal("agents", "list", "--format", "json").json["rows"]
-    assert [(row["agent"], row["source"]) for row in listed] == [("b", "file"), ("by-hand", "api")]
+    assert [(row["agent"], row["source"]) for row in listed] == [
+        ("b", "file"),
+        ("by-hand", "api"),
+        ("fleetpulse/main", "file"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-e", "ftp://127.0.0.1/"], "ftp"),
+        (["-e", "http://127.0.0.1/", "-o", "foo=1"], 'unknown option "foo" for probe http'),
+        (
+            ["-e", "http://me:S3cret@127.0.0.1/"],
+            "put the secret into a credential",
+        ),
+        (
+            ["-e", "http://127.0.0.1/", "-o", 'headers={"Authorization": "S3cret"}'],
+            "options.headers holds Authorization",
+        ),
+    ],
+)
+def test_agents_add_refuses_what_cannot_be_polled(terminal: Terminal, arguments: list[str], message: str) -> None:
+    """What no probe understands, and what nobody may store, is refused at once, without repeating a secret."""
+    answer = terminal("agents", "add", "a", *arguments)
+
+    assert answer.code == 2
+    assert message in answer.err
+    assert "S3cret" not in answer.err
+    assert terminal("agents", "list", "--format", "json").json["rows"] == []
 
 
 def test_report_in_every_form(terminal: Terminal, direct: Store) -> None:

@@ -117,10 +117,32 @@ def test_clock_step(step_s: int, jumped: int) -> None:
     cohort: Cohort[Polled] = Cohort(Grid(10 * S, 0))
     cohort.add(agent(), NOON_US)
     now = NOON_US + step_s * S
-    found = cohort.reanchor(now)
+    found = cohort.reanchor(now, NOON_US)
 
     assert sum(due.passed for due in found) == jumped
     assert now < cohort.next_us() <= now + 10 * S
+
+
+@pytest.mark.parametrize("step_s", [-3600, 3600])
+def test_clock_step_in_the_middle_of_a_run(step_s: int) -> None:
+    """A run that the step cuts off begins nothing more; every agent is accounted for and goes on at once."""
+    cohort: Cohort[Polled] = Cohort(Grid(10 * S, 0))
+    for name in "abc":
+        cohort.add(agent(name), NOON_US)
+    was = NOON_US + 10 * S
+    run = cohort.run(was)
+    next(run)
+    now = was + step_s * S
+    found = {due.agent.spec.name: (due.passed_us, due.passed) for due in cohort.reanchor(now, was)}
+
+    assert list(run) == []
+    jumped = max(0, step_s // 10)
+    assert found == {
+        **({"a": (was + 10 * S, jumped)} if jumped else {}),
+        "b": (was, jumped + 1),
+        "c": (was, jumped + 1),
+    }
+    assert slots(cohort, now + 10 * S) == [now + 10 * S] * 3
 
 
 @given(

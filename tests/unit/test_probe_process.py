@@ -18,7 +18,7 @@ import pytest
 
 from collector.config import Limits
 from collector.probes import Probe, Reading, build_probe
-from collector.probes.threads import OneAtATime
+from collector.threads import OneAtATime
 from storage.errors import SettingsError
 from storage.model import AgentSpec, Kind, Outcome
 

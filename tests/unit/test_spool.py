@@ -211,6 +211,29 @@ def test_baselines_and_statuses_survive(open_spool: Opener) -> None:
     assert (spool.baselines(), spool.statuses()) == ([], {})
 
 
+def test_transition_of_a_dropped_batch_does_not_win_over_later_ones(open_spool: Opener) -> None:
+    """What later batches have overtaken stays behind; what is still so travels, before the batch's own."""
+    spool = open_spool()
+
+    def flush(k: int, *changes: tuple[str, str, str]) -> Batch:
+        buffer = Buffer()
+        for name, old, new in changes:
+            due_us = NOON_US + k * SECOND_US
+            buffer.add(name, due_us, Outcome.HEALTHY, 1, 2, 200, "")
+            buffer.add_transition(Transition(agent=name, due=from_us(due_us), old=old, new=new))
+        (batch,) = spool.append(buffer.take(0), SESSION).result(WAIT_S)
+        return batch
+
+    first = flush(1, ("back", "healthy", "timeout"), ("down", "healthy", "timeout"), ("soon", "healthy", "timeout"))
+    flush(2, ("back", "timeout", "healthy"))
+    spool.set_aside(first, "quarantined")
+    batch = flush(3, ("soon", "timeout", "healthy"))
+
+    told = [(change.agent, change.new) for change in batch.transitions]
+    assert told == [("down", "timeout"), ("soon", "timeout"), ("soon", "healthy")]
+    assert spool.statuses() == {"back": "healthy", "down": "timeout", "soon": "healthy"}
+
+
 def test_cache_survives_and_damage_in_it_is_noticed(open_spool: Opener, tmp_path: Path) -> None:
     """The cached agent list comes back; one with a wrong checksum does not."""
     spool = open_spool()

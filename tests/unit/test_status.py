@@ -74,6 +74,19 @@ def test_restored_status_makes_no_transition() -> None:
     assert machine.observe(0, T) is None
 
 
+def test_answer_of_a_poll_from_before_the_pause_changes_nothing() -> None:
+    """The poll that runs when a pause begins answers behind the first paused slot; a clock set back is no such answer."""
+    machine = StatusMachine("a", rise=1, fall=2, status="healthy")
+    assert machine.observe(2_000_000, Outcome.PAUSED) is not None
+
+    assert machine.observe(1_000_000, Outcome.HEALTHY) is None
+    assert machine.status == "paused"
+    assert machine.observe(500_000, Outcome.PAUSED) is None
+    change = machine.observe(600_000, Outcome.HEALTHY)
+    assert change is not None
+    assert (change.old, change.new) == ("paused", "healthy")
+
+
 def test_resume_is_unknown_until_the_next_check() -> None:
     """Only a paused agent can be resumed; it is unknown then."""
     machine = StatusMachine("a", rise=1, fall=2, status="healthy")

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from storage.errors import SettingsError
+from storage.open import open_store
 from storage.urls import redact
 
 
@@ -32,6 +34,31 @@ from storage.urls import redact
 def test_redact(url: str, shown: str) -> None:
     """Passwords are hidden, everything else is left."""
     assert redact(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("u:S3cret@127.0.0.1/d", "has no scheme"),
+        ("host=127.0.0.1 password=S3cret", "has no scheme"),
+        ("postgresql:/u:S3cret@127.0.0.1/d", "has no scheme"),
+        ("postgresql://u:S3cret@127.0.0.1:notaport/d", "cannot be read"),
+        ("postgresql://u@[::1/d", "cannot be read"),
+        ("postgresql://u:S3cret@Pw:x@127.0.0.1/d", "cannot be read"),
+        ("postgresql://h:99999/d", "has port 99999, expected 1 to 65535"),
+        ("postgresql://h/d?foo=bar", "has parameter foo, which libpq does not know"),
+        ("postgresql://h/d?sslmode=bogus", "has sslmode bogus, expected one of disable"),
+        ("mysql://u:S3cret@h/d", "has scheme mysql, expected postgresql"),
+        ("", "has no scheme"),
+    ],
+)
+def test_open_store_refuses_addresses_without_repeating_them(url: str, message: str) -> None:
+    """What cannot be an address is a mistake in the settings, told at once; a password in it is not repeated."""
+    with pytest.raises(SettingsError, match=message) as caught:
+        open_store(url)
+
+    assert "S3cret" not in str(caught.value)
+    assert "Pw" not in str(caught.value)
 
 
 @given(password=st.text(min_size=1))

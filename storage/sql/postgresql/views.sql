@@ -37,7 +37,8 @@ END::bigint
 
 -- observation --
 -- One row: whether a collector is live, and the moment up to which every slot should have ended. While a collector
--- is live, slots that it has not handed over yet are on their way; once it is gone, they are unobserved.
+-- is live, slots that it has not handed over yet are on their way; once it is gone, they are unobserved. A database has
+-- one collector: a session that was killed ends for all to see with the start of the next one.
 -- A live collector writes its vitals several times a minute.
 CREATE VIEW observation AS
 SELECT count(s.id) > 0 AS live,
@@ -45,6 +46,7 @@ SELECT count(s.id) > 0 AS live,
 FROM collector_sessions AS s
 WHERE s.ended_at IS NULL
   AND s.last_seen_at > now() - INTERVAL '1 minute'
+  AND s.id = (SELECT max(n.id) FROM collector_sessions AS n)
 
 -- fleet_health --
 -- How each agent is now; retired ones are left out. Stale means that nobody has looked for more than three intervals
