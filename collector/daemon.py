@@ -160,7 +160,7 @@ class Daemon:
         self._handing_over = threading.Lock()
         self._specs: list[AgentSpec] = []
         self._freezing: list[asyncio.TimerHandle] = []
-        # Of the sync job alone.
+        # Of the sync job; ``None`` has it read the list again.
         self._fingerprint: int | None = None
         self.session = Session(
             uuid=str(uuid4()),
@@ -191,7 +191,6 @@ class Daemon:
             spool,
             self.session,
             self._file_agents,
-            now_us=now_us,
             on_agents=self._hand_over_agents,
             on_end=lambda: self._call(self._ended.set),
         )
@@ -312,7 +311,9 @@ class Daemon:
         await self._registry.close()
         await self._pages.close()
         if not self._writer.started or self._writer.ended.is_set():
-            await self._loop.run_in_executor(None, self._spool.close)
+            await self._close_spool()
+        if not flushed:
+            flushed = self._answer_of_last_flush()
         left = self._spool.stats().batches
         if self._on_snapshot is not None:
             self._on_snapshot(self._snapshot(Rate(), Rate()))
@@ -333,12 +334,36 @@ class Daemon:
         except TimeoutError:
             flushed = False
         if not flushed:
-            log.critical(
-                "the last %d rows could not be written to the spool and are lost",
-                self._flusher.waiting_rows,
-                extra={"event": "flush_lost", "rows": self._flusher.waiting_rows},
-            )
+            rows = self._flusher.waiting_rows
+            log.warning("the last %d rows are not known to be in the spool", rows, extra={"event": "flush_late"})
         return flushed
+
+    async def _close_spool(self) -> None:
+        """Let the spool finish what it was asked for and close it; leave it behind when its disk takes too long."""
+        closed = asyncio.Event()
+
+        def close() -> None:
+            self._spool.close()
+            self._call(closed.set)
+
+        # Not a thread of the loop's pool: the process would wait for that one at its end.
+        threading.Thread(target=close, name="fleetpulse-spool-close", daemon=True).start()
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await closed.wait()
+        except TimeoutError:
+            log.error("spool takes too long to close and is left behind", extra={"event": "spool_left"})
+
+    def _answer_of_last_flush(self) -> bool:
+        """Tell, now that the spool had its time, whether the flush that took too long was written after all."""
+        if self._flusher.finish():
+            log.info("the last flush is in the spool after all", extra={"event": "flush_finished"})
+            return True
+        rows = self._flusher.waiting_rows
+        log.critical(
+            "the last %d rows could not be written and are lost", rows, extra={"event": "flush_lost", "rows": rows}
+        )
+        return False
 
     # ---------------------------------------------------------------- jobs, on threads of their own
 
@@ -367,8 +392,10 @@ class Daemon:
         repository = AgentRepository(store.engine)
         fingerprint = repository.fingerprint()
         if fingerprint != self._fingerprint:
-            self._hand_over_agents(repository.active_specs())
+            specs = repository.active_specs()
+            # Before the list is handed over: when it cannot be remembered this is taken back, and the next run tries.
             self._fingerprint = fingerprint
+            self._hand_over_agents(specs)
 
     # ---------------------------------------------------------------- agents
 
@@ -399,6 +426,7 @@ class Daemon:
             log.warning("agent list was not remembered: %s", error, extra={"event": "agents_not_remembered"})
             with self._handing_over:
                 self._specs = []
+            self._fingerprint = None
 
     def _freeze_soon(self) -> None:
         """Freeze what lives long: soon, and again when the first sweeps have taught the probes their series."""

@@ -12,11 +12,12 @@ import asyncio
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 
 from collector.buffer import Buffer, PendingBatch
 from collector.poll import Poller
 from collector.spool import Spool
-from collector.spool_content import Baseline, losses_of
+from collector.spool_content import OVERHEAD_BYTES, Baseline, losses_of, merge_losses, size_estimate
 from collector.spool_database import SpoolError
 from collector.tally import Tally
 from storage.batch import Batch
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 
 #: Rows that wait for a disk: 1,000 agents with 10 samples at 5 s fill this in a quarter of an hour, in 60 MB.
 MAX_WAITING_ROWS = 2_000_000
+#: What waits must go into the spool in one transaction, which takes twice its bytes (file and log), baselines beside it.
+SPOOL_PART = 4
 
 
 class Flusher:
@@ -55,6 +58,8 @@ class Flusher:
         self._observed_to_us = observed_to_us
         self._max_waiting_rows = max_waiting_rows
         self._waiting: list[PendingBatch] = []
+        # Of each of them, an upper bound of its bytes in the spool.
+        self._waiting_bytes: list[int] = []
         self._baselines: dict[str, Baseline] = {}
         self._turn = asyncio.Lock()
         #: What the spool is writing: ``_waiting`` and ``_baselines``, whole.
@@ -97,11 +102,25 @@ class Flusher:
         try:
             await asyncio.shield(asyncio.wrap_future(handed))
         except SpoolError as exc:
-            self._handed = None
-            self._keep(exc)
-            return False
+            # Whoever only asks later meets it again, so both look at it in the same place.
+            log.debug("spool refused a flush: %s", exc)
+        return self._take_answer(handed)
+
+    def finish(self) -> bool:
+        """Tell, without waiting, whether everything is on the spool's disk: for the end, when the spool is closed."""
+        if self._handed is not None and self._handed.done():
+            self._take_answer(self._handed)
+        return self._handed is None and not self._waiting and not len(self._buffer)
+
+    def _take_answer(self, handed: Future[list[Batch]]) -> bool:
         self._handed = None
-        self._waiting, self._baselines = [], {}
+        error = handed.exception()
+        if isinstance(error, SpoolError):
+            self._keep(error)
+            return False
+        if error is not None:
+            raise error
+        self._waiting, self._waiting_bytes, self._baselines = [], [], {}
         if self.refused:
             self.refused = False
             log.info("spool takes batches again", extra={"event": "spool_recovered"})
@@ -111,7 +130,9 @@ class Flusher:
         """Take the buffer, and the baselines of the very same moment: no await comes between the two."""
         running_us = self._poller.oldest_us()
         observed_us = self._observed_to_us()
-        self._waiting += self._buffer.take(observed_us if running_us is None else min(observed_us, running_us))
+        taken = self._buffer.take(observed_us if running_us is None else min(observed_us, running_us))
+        self._waiting += taken
+        self._waiting_bytes += [size_estimate([batch], ()) - OVERHEAD_BYTES for batch in taken]
         spool = self._spool.spool_id
         for agent in self._poller.moved():
             state = agent.baseline(spool)
@@ -131,20 +152,28 @@ class Flusher:
                 self.waiting_rows,
                 extra={"event": "spool_refused", "error": str(exc)},
             )
-        # Transitions and losses of what is given up stay, in a batch without rows.
-        while len(self._waiting) > 1 and sum(map(len, self._waiting)) > self._max_waiting_rows:
-            oldest = next((batch for batch in self._waiting if len(batch)), None)
-            if oldest is None:
-                break
-            self._waiting.remove(oldest)
-            self.dropped_rows += len(oldest)
-            self._tally.lost_slots += len(oldest.checks)
-            for loss in losses_of(oldest, "spool_full"):
-                self._buffer.add_loss(loss)
-            for change in oldest.transitions:
-                self._buffer.add_transition(change)
-            if self.dropped_rows == len(oldest):
-                log.error(
-                    "spool refuses for too long: the oldest batches in memory are given up and recorded as losses",
-                    extra={"event": "buffer_dropped"},
-                )
+        most_bytes = self._spool.max_bytes // SPOOL_PART
+        while len(self._waiting) > 1 and (
+            sum(map(len, self._waiting)) > self._max_waiting_rows or sum(self._waiting_bytes) > most_bytes
+        ):
+            self._give_up_oldest()
+
+    def _give_up_oldest(self) -> None:
+        """Leave nothing of the oldest batch but its losses and transitions; the next one carries them, before its own."""
+        oldest, following = self._waiting[0], self._waiting[1]
+        carrier = replace(
+            following,
+            losses=merge_losses((*losses_of(oldest, "spool_full"), *following.losses)),
+            transitions=oldest.transitions + following.transitions,
+        )
+        self._waiting[:2] = [carrier]
+        self._waiting_bytes[:2] = [size_estimate([carrier], ()) - OVERHEAD_BYTES]
+        if not len(oldest):
+            return
+        self._tally.lost_slots += len(oldest.checks)
+        if not self.dropped_rows:
+            log.error(
+                "spool refuses for too long: the oldest batches in memory are given up and recorded as losses",
+                extra={"event": "buffer_dropped"},
+            )
+        self.dropped_rows += len(oldest)

@@ -147,6 +147,10 @@ class Poller:
             for k in range(n):
                 self._unpolled(agent, first_us + k * step_us, outcome, "" if agent.spec.paused else reason)
             return
+        if agent.spec.paused:
+            # One slot is kept, so that the agent's status is what it would be without the gap.
+            n -= 1
+            self._unpolled(agent, first_us + n * step_us, outcome, "")
         self._tally.lost_slots += n
         self._buffer.add_loss(
             Loss(

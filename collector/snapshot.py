@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from collector.spool_file import SpoolStats
+from collector.spool_content import SpoolStats
 from collector.tally import Lateness, Tally
 from collector.writer import WriterStats
 from storage.model import Outcome, Transition

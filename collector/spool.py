@@ -25,9 +25,9 @@ from uuid import UUID
 
 from collector.buffer import PendingBatch
 from collector.config import SpoolConfig
-from collector.spool_content import Baseline
+from collector.spool_content import Baseline, SpoolStats
 from collector.spool_database import SpoolDamaged, SpoolError, SpoolUnavailable
-from collector.spool_file import SpoolFile, SpoolStats
+from collector.spool_file import SpoolFile
 from collector.timeline import wall_us
 from storage.batch import Batch
 from storage.errors import BatchError
@@ -114,7 +114,9 @@ class Spool:
         self._fresh: OrderedDict[int, Batch] = OrderedDict()
         self._fresh_rows = 0
         self._refused = False
+        # Of a damaged file, until a fresh one has it; and whether the damaged one still lies where the fresh one goes.
         self._salvaged: tuple[tuple[Loss, ...], tuple[Transition, ...]] | None = None
+        self._in_place = False
         self._thread = threading.Thread(target=self._run, name="fleetpulse-spool", daemon=True)
         opened: Future[SpoolFile] = Future()
         self._opened = opened
@@ -132,6 +134,11 @@ class Spool:
     def spool_id(self) -> UUID:
         """Return the identity of the file that is in use now."""
         return self._file.spool_id
+
+    @property
+    def max_bytes(self) -> int:
+        """Return the bound of file and write-ahead log."""
+        return self._bounds.max_bytes
 
     def append(
         self, pending: Sequence[PendingBatch], session: Session, baselines: Sequence[Baseline] = ()
@@ -157,7 +164,13 @@ class Spool:
 
     def put(self, key: str, value: bytes) -> Future[None]:
         """Ask for *value* to be kept under *key*."""
-        return self._ask(lambda file: file.put(key, value))
+
+        def command(file: SpoolFile) -> None:
+            # The room that it may take must not be that of batches that the database has.
+            self._write_committed(file)
+            file.put(key, value)
+
+        return self._ask(command)
 
     def get(self, key: str) -> bytes | None:
         """Return what was kept under *key*; ``None`` where there is nothing, or where it is damaged. Waits."""
@@ -175,6 +188,11 @@ class Spool:
         """Ask for baselines and statuses of agents outside *keep* to be dropped."""
         names = tuple(keep)
         return self._ask(lambda file: file.forget_agents(names))
+
+    @property
+    def alive(self) -> bool:
+        """Tell whether there is anybody to answer."""
+        return self._thread.is_alive()
 
     def stats(self) -> SpoolStats:
         """Return how full the spool was after the last change. Does not wait."""
@@ -201,6 +219,8 @@ class Spool:
 
     def _newest(self, file: SpoolFile) -> Batch | None:
         while (seq := file.newest(self._committed_so_far())) is not None:
+            # The database may have it from here on, whether the answer comes or not.
+            file.in_flight = seq
             fresh = self._fresh.get(seq)
             if fresh is not None and fresh.spool_id == file.spool_id:
                 return fresh
@@ -332,11 +352,14 @@ class Spool:
 
     def _tidy(self) -> None:
         try:
-            self._write_committed(self._file)
-            self._file.tidy()
+            try:
+                if self._salvaged is not None:
+                    raise SpoolDamaged(f"spool {self.path} was given up")
+                self._write_committed(self._file)
+                self._file.tidy()
+            except SpoolDamaged as exc:
+                self._replace(exc)
             self._refused = False
-        except SpoolDamaged as exc:
-            self._replace(exc)
         except SpoolUnavailable as exc:
             if not self._refused:
                 log.error("%s", exc, extra={"event": "spool_unavailable"})
@@ -386,9 +409,15 @@ class Spool:
         """Go on with a fresh file; what the damaged one still tells of its batches becomes losses."""
         if self._salvaged is None:
             self._salvaged = self._file.salvage("spool_corrupt")
+            self._in_place = True
             self._file.close()
-            self._move_away(damage)
         # From here on a failure is tried again with the next command: what was saved waits in memory until then.
+        if self._in_place:
+            try:
+                self._move_away(damage)
+            except OSError as exc:
+                raise SpoolUnavailable(f"spool {self.path} cannot be set aside: {exc.strerror}") from exc
+            self._in_place = False
         file = SpoolFile(self.path, self._bounds, self._now_us)
         file.owe(*self._salvaged)
         self._salvaged = None

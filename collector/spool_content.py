@@ -34,6 +34,27 @@ class Baseline:
     values: bytes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpoolStats:
+    """How full the spool is."""
+
+    #: Batches that the database does not have yet, their encoded bytes and their rows.
+    batches: int = 0
+    pending_bytes: int = 0
+    rows: int = 0
+    #: When the oldest of them was made, microseconds since the Unix epoch; 0 without any.
+    oldest_us: int = 0
+    #: File and write-ahead log.
+    size_bytes: int = 0
+    #: There are sequence numbers that will never come and that the ledger does not know of yet.
+    abandoned: bool = False
+    #: Since the daemon started: batches dropped for size or age, and their rows.
+    dropped_batches: int = 0
+    dropped_rows: int = 0
+    #: Since the daemon started: batches set aside because they could not be read or written.
+    set_aside: int = 0
+
+
 def pack_slots(agents: Sequence[str], checks: Checks, number_of: Callable[[str], int]) -> bytes:
     """Return per agent how many checks there are, and the first and last due time."""
     counts = np.bincount(checks.agent, minlength=len(agents))

@@ -13,7 +13,7 @@ from collector.spool_states import SCHEMA as STATES_SCHEMA
 from storage.errors import FleetpulseError
 
 #: Version of the tables below; a file of another version is set aside.
-VERSION = 1
+VERSION = 2
 #: Pages after which the write-ahead log is copied back: 4 MB, SQLite's own default.
 CHECKPOINT_PAGES = 1000
 #: Pages given back to the disk in one go: moving them takes some 10 ms.
@@ -28,7 +28,7 @@ CREATE TABLE batches (
 CREATE TABLE bodies (
     seq INTEGER PRIMARY KEY, crc INTEGER NOT NULL, extra TEXT NOT NULL, slots BLOB NOT NULL, body BLOB NOT NULL
 );
-CREATE TABLE pending (seq INTEGER PRIMARY KEY);
+CREATE TABLE pending (seq INTEGER PRIMARY KEY, again INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE settled (seq INTEGER PRIMARY KEY, settled_us INTEGER NOT NULL);
 CREATE INDEX settled_by_time ON settled (settled_us);
 CREATE TABLE owed (id INTEGER PRIMARY KEY, extra TEXT NOT NULL);

@@ -13,7 +13,7 @@ agents        name, last known status, names of the counters
 baselines     last cumulative values of an agent's counters, written in the transaction of the batch that used them
 batches       one row per batch: size and age
 bodies        the batch itself, encoded; before it, so that dropping it needs no look inside, whose slots it holds
-pending       batches to be written; a batch in neither this nor ``settled`` does not exist
+pending       batches to be written, those of ``again`` once more; one in neither this nor ``settled`` does not exist
 settled       batches that the database has committed, kept for a while in case a failover takes them back
 owed          losses and transitions of dropped batches; the next batch carries them
 abandoned     sequence numbers that will never come, until the ledger knows
@@ -32,7 +32,6 @@ import sqlite3
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -41,6 +40,7 @@ from collector.config import SpoolConfig
 from collector.spool_content import (
     OVERHEAD_BYTES,
     Baseline,
+    SpoolStats,
     last_transitions,
     merge_losses,
     pack_extra,
@@ -59,29 +59,10 @@ log = logging.getLogger(__name__)
 
 #: Batches deleted in one go: keeps each transaction below some 10 ms.
 CHUNK = 200
+#: Part of the bound that dropped batches may owe before it is put together: apart it takes as much room as they did.
+MERGE_PART = 32
 #: Set-aside bodies that are kept; more of them say nothing that these do not.
 SET_ASIDE = 100
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpoolStats:
-    """How full the spool is."""
-
-    #: Batches that the database does not have yet, their encoded bytes and their rows.
-    batches: int = 0
-    pending_bytes: int = 0
-    rows: int = 0
-    #: When the oldest of them was made, microseconds since the Unix epoch; 0 without any.
-    oldest_us: int = 0
-    #: File and write-ahead log.
-    size_bytes: int = 0
-    #: There are sequence numbers that will never come and that the ledger does not know of yet.
-    abandoned: bool = False
-    #: Since the daemon started: batches dropped for size or age, and their rows.
-    dropped_batches: int = 0
-    dropped_rows: int = 0
-    #: Since the daemon started: batches set aside because they could not be read or written.
-    set_aside: int = 0
 
 
 class SpoolFile:
@@ -103,6 +84,8 @@ class SpoolFile:
         self._bounds = bounds
         self._now_us = now_us
         self._dropped_batches = self._dropped_rows = self._set_aside = 0
+        #: Batch that may be on its way to the database: neither age nor size drops it, or its slots might count twice.
+        self.in_flight: int | None = None
         self._db = SpoolDatabase(path, bounds.max_bytes)
         try:
             with translated(path):
@@ -181,7 +164,11 @@ class SpoolFile:
             return []
         states = list(baselines)
         batches: list[Batch] = []
-        self._make_room(size_estimate(pending, states))
+        need = size_estimate(pending, states)
+        if not self._db.fits(need + 2 * self._owed_bytes()):
+            # What the database has makes room as such, not as a loss.
+            self.settle(settled)
+        self._make_room(need)
         with self._changing():
             self._settle(settled)
             losses, transitions = self._collect_owed()
@@ -252,6 +239,8 @@ class SpoolFile:
 
     def _settle(self, seqs: Sequence[int]) -> None:
         for seq in seqs:
+            if seq == self.in_flight:
+                self.in_flight = None
             if self._leave_pending(seq):
                 self._execute("INSERT INTO settled (seq, settled_us) VALUES (?, ?)", (seq, self._now_us()))
 
@@ -262,7 +251,7 @@ class SpoolFile:
                 "SELECT count(*), coalesce(sum(size_bytes), 0), coalesce(sum(n_rows), 0)"
                 " FROM settled JOIN batches USING (seq)"
             ).fetchone()
-            self._execute("INSERT INTO pending (seq) SELECT seq FROM settled")
+            self._execute("INSERT INTO pending (seq, again) SELECT seq, 1 FROM settled")
             self._execute("DELETE FROM settled")
             self._batches += n
             self._bytes += size
@@ -299,7 +288,10 @@ class SpoolFile:
             rows = self._execute(
                 "SELECT seq, created_us FROM pending JOIN batches USING (seq) ORDER BY seq LIMIT ?", (CHUNK,)
             ).fetchall()
-            self._drop([seq for seq, created_us in rows if created_us < now - age_us], "spool_age")
+            old = [seq for seq, created_us in rows if created_us < now - age_us]
+            if old:
+                self._drop(old, "spool_age")
+                self._merge_owed()
         with translated(self.path):
             pages, free = self._db.pages()
         # Half of the file stays free for the next rush; giving pages back moves others, which costs writes.
@@ -362,10 +354,12 @@ class SpoolFile:
         Raises:
             SpoolUnavailable: They never will.
         """
-        if self._db.fits(need_bytes):
+        # What is owed goes into the next batch, and is in the file already.
+        need = need_bytes + 2 * self._owed_bytes()
+        if self._db.fits(need):
             return
-        # A sixty-fourth more than is needed, so that a spool that is full does this once in many appends.
-        wanted = need_bytes + self._bounds.max_bytes // 64
+        # Some more than is needed, so that a spool that is full does this once in many appends.
+        more = self._bounds.max_bytes // 32
         if 2 * need_bytes + OVERHEAD_BYTES > self._bounds.max_bytes:
             raise SpoolUnavailable(
                 f"spool {self.path} can never hold {need_bytes} bytes twice, in file and log: "
@@ -374,13 +368,13 @@ class SpoolFile:
         self._db.checkpoint()
         dropped = 0
         with self._changing():
-            self._give_up_copies(wanted)
-            while not self._db.has_room(wanted):
-                (oldest,) = self._execute("SELECT min(seq) FROM pending").fetchone()
-                if oldest is None:
-                    break
-                self._drop([oldest], "spool_full")
-                dropped += 1
+            self._merge_owed()
+            need = need_bytes + 2 * self._owed_bytes()
+            self._give_up_copies(need + more)
+            while found := self._drop_oldest(need + more):
+                dropped += found
+                self._merge_owed()
+                need = need_bytes + 2 * self._owed_bytes()
         self._db.checkpoint()
         if dropped:
             log.warning(
@@ -390,15 +384,28 @@ class SpoolFile:
                 extra={"event": "spool_dropped", "batches": dropped, "reason": "spool_full"},
             )
         # The file may be larger than what is left of the bound beside its log: that takes giving pages back.
-        while not self._db.fits(need_bytes):
+        while not self._db.fits(need):
             before = self._db.pages()
             self._db.shrink()
             self._db.checkpoint()
             if self._db.pages() == before:
                 raise SpoolUnavailable(
-                    f"spool {self.path} has no room for {need_bytes} bytes: "
+                    f"spool {self.path} has no room for {need} bytes: "
                     f"found a bound of {self._bounds.max_bytes} bytes, raise spool.max_bytes"
                 )
+
+    def _drop_oldest(self, wanted: int) -> int:
+        """Drop pending batches until there is room, some at a time; return how many."""
+        dropped = owed = 0
+        while owed <= self._bounds.max_bytes // MERGE_PART:
+            if self._db.has_room(wanted):
+                return dropped
+            (oldest,) = self._execute("SELECT min(seq) FROM pending WHERE seq IS NOT ?", (self.in_flight,)).fetchone()
+            if oldest is None:
+                return dropped
+            owed += self._drop([oldest], "spool_full")
+            dropped += 1
+        return dropped
 
     def _give_up_copies(self, wanted: int) -> None:
         """Delete what the database has already, and what nobody can use, until there is room."""
@@ -430,23 +437,43 @@ class SpoolFile:
                 [(seq,) for seq in seqs],
             )
 
-    def _drop(self, seqs: Sequence[int], reason: str) -> None:
-        """Give up pending batches: what they held is owed as losses."""
+    def _drop(self, seqs: Sequence[int], reason: str) -> int:
+        """Give up pending batches: what they held is owed as losses; return the bytes of those."""
+        owed = 0
         for seq in seqs:
-            rows = self._execute("SELECT n_rows FROM batches WHERE seq = ?", (seq,)).fetchone()
-            self._owe(seq, reason)
+            if seq == self.in_flight:
+                continue
+            n_rows, again = self._execute(
+                "SELECT n_rows, again FROM pending JOIN batches USING (seq) WHERE seq = ?", (seq,)
+            ).fetchone()
+            if again:
+                # The database had it, and most likely has: its slots as losses would count twice. Where it lacks them
+                # after all, the ledger says so.
+                self._abandon(seq, reason)
+            else:
+                owed += self._owe(seq, reason)
+                self._dropped_batches += 1
+                self._dropped_rows += n_rows
             self._leave_pending(seq)
             self._delete([seq])
-            self._dropped_batches += 1
-            self._dropped_rows += rows[0]
+        return owed
 
     # ---------------------------------------------------------------- losses
 
-    def _owe(self, seq: int, reason: str) -> None:
-        """Note what a batch that will never be written held: its slots as losses, its transitions as they are."""
-        losses, transitions = self._content(seq, reason)
-        if losses or transitions:
-            self._execute("INSERT INTO owed (extra) VALUES (?)", (pack_extra(losses, transitions),))
+    def _owe(self, seq: int, reason: str) -> int:
+        """
+        Note what a batch that will never be written held: its slots as losses, its transitions as they are.
+
+        Returns:
+            The bytes of the note.
+        """
+        extra = pack_extra(*self._content(seq, reason))
+        if extra:
+            self._execute("INSERT INTO owed (extra) VALUES (?)", (extra,))
+        self._abandon(seq, reason)
+        return len(extra)
+
+    def _abandon(self, seq: int, reason: str) -> None:
         grown = self._execute("UPDATE abandoned SET last = ? WHERE last = ? AND reason = ?", (seq, seq - 1, reason))
         if not grown.rowcount:
             self._execute("INSERT INTO abandoned (first, last, reason) VALUES (?, ?, ?)", (seq, seq, reason))
@@ -467,6 +494,10 @@ class SpoolFile:
         losses, transitions = unpack_extra(extra)
         return [*losses, *unpack_slots(slots, self._states.names, reason)], transitions
 
+    def _owed_bytes(self) -> int:
+        with translated(self.path):
+            return int(self._execute("SELECT coalesce(sum(length(extra)), 0) FROM owed").fetchone()[0])
+
     def _collect_owed(self) -> tuple[tuple[Loss, ...], tuple[Transition, ...]]:
         """
         Return and forget what is owed, one loss per agent and reason, and each agent's last transition.
@@ -483,6 +514,11 @@ class SpoolFile:
             merge_losses(loss for losses, _ in content for loss in losses),
             self._not_overtaken(last_transitions(change for _, transitions in content for change in transitions)),
         )
+
+    def _merge_owed(self) -> None:
+        extra = pack_extra(*self._collect_owed())
+        if extra:
+            self._execute("INSERT INTO owed (extra) VALUES (?)", (extra,))
 
     def _not_overtaken(self, transitions: tuple[Transition, ...]) -> tuple[Transition, ...]:
         if not transitions:

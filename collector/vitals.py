@@ -185,7 +185,9 @@ class Vitals:
         """Return the parts of the daemon's health."""
         spool, writer = self._spool.stats(), self._writer.stats()
         filled = spool.size_bytes / self._spool_max_bytes
-        if self._flusher.refused:
+        if not self._spool.alive:
+            state, output = "fail", "its thread has ended, rows wait in memory"
+        elif self._flusher.refused:
             state, output = "fail", f"the disk refuses, {self._flusher.waiting_rows} rows wait in memory"
         elif filled > SPOOL_WARN:
             state, output = "warn", f"{filled:.0%} of {self._spool_max_bytes} bytes are used"

@@ -29,7 +29,7 @@ from storage.errors import (
     PermanentStorageError,
     TransientStorageError,
 )
-from storage.model import AgentSpec, Session, from_us
+from storage.model import AgentSpec, Session
 from storage.repositories import AgentRepository
 from storage.store import Store
 
@@ -75,7 +75,6 @@ class Writer:
         spool: Where batches come from.
         session: This run of the collector.
         agents: Agents of the settings file, the collector's own among them.
-        now_us: The timeline's clock.
         on_agents: Is given the database's agents after every sync; called on the writer's thread.
         on_end: Is called when the thread has ended, on that thread.
     """
@@ -87,7 +86,6 @@ class Writer:
         session: Session,
         agents: Sequence[AgentSpec],
         *,
-        now_us: Callable[[], int],
         on_agents: Callable[[Sequence[AgentSpec]], None],
         on_end: Callable[[], None],
     ) -> None:
@@ -95,7 +93,6 @@ class Writer:
         self._spool = spool
         self._session = session
         self._agents = agents
-        self._now_us = now_us
         self._on_agents = on_agents
         self._on_end = on_end
         # The store is made and closed by this thread; jobs of other threads borrow it while it is there.
@@ -237,7 +234,8 @@ class Writer:
         """Bring the file's agents into the database once, and tell what the database says is to be polled."""
         repository = AgentRepository(store.engine)
         if not self._synced:
-            repository.sync(self._agents, "file", from_us(self._now_us()))
+            # As of the start: polls that waited in the spool for the database are of scheduled slots, too.
+            repository.sync(self._agents, "file", self._session.started_at)
             self._synced = True
         self._on_agents(repository.active_specs())
 

@@ -123,7 +123,7 @@ class CollectorSettings(_Section):
 class SpoolSettings(_Section):
     """``[spool]``: what is kept on disk until the database has it."""
 
-    max_size: Annotated[Size, _at_least("1MiB")] = 1024**3
+    max_size: Annotated[Size, _at_least("16MiB")] = 1024**3
     max_age: Annotated[Duration, _at_least("1m")] = timedelta(days=3)
     keep_committed: Duration = timedelta(minutes=10)
 

@@ -30,8 +30,8 @@ from collector.perfdata import Perfdata
 from collector.probes import child
 from collector.probes.options import Options
 from collector.probes.reading import Reading, bounded, timed_out
-from collector.threads import OneAtATime
 from collector.series import Parsed
+from collector.threads import OneAtATime
 from storage.errors import SettingsError
 from storage.model import AgentSpec, Outcome
 

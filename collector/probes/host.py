@@ -18,8 +18,8 @@ import psutil
 from collector.config import Limits
 from collector.probes.options import Options
 from collector.probes.reading import Reading, timed_out
-from collector.threads import OneAtATime
 from collector.series import Series, refusal
+from collector.threads import OneAtATime
 from storage.model import AgentSpec, Kind, MetricKey, Outcome
 
 OPTIONS = ()

@@ -114,7 +114,8 @@ class SimulatedAgent:
         self.faults = tuple(faults)
         kinds = {fault.kind for fault in self.faults}
         #: What the agent is polled for.
-        self.format = Format.HEALTH_JSON if number % 2 or kinds & DOCUMENT_FAULTS else Format.PROMETHEUS
+        exposes = number % 2 == 0 or FaultKind.SERIES in kinds
+        self.format = Format.PROMETHEUS if exposes and not kinds & DOCUMENT_FAULTS else Format.HEALTH_JSON
         #: The agent's listening socket comes and goes: it needs a port of its own.
         self.private = FaultKind.REFUSED in kinds
         self._loops = FaultKind.REDIRECT in kinds

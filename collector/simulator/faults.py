@@ -100,7 +100,8 @@ OUTCOMES: Mapping[FaultKind, Outcome] = MappingProxyType(
 #: Only a health document has words for these: an agent that has one in its script is polled at ``/health``.
 DOCUMENT_FAULTS = frozenset({FaultKind.FAIL, FaultKind.WARN})
 
-#: 100,000 short series are 3.1 MB as JSON: more would run into the collector's limit on bodies, another fault.
+#: 100,000 short series are 2.4 MB of exposition: many more would run into the collector's limit on bodies, another
+#: fault. Who has them is polled at ``/metrics``, because health documents have a lower limit.
 MAX_SERIES = 100_000
 #: Bodies are made chunk by chunk and cost no memory; this bounds what a typing error can set going.
 MAX_HUGE_BYTES = 10**12

@@ -86,7 +86,6 @@ class Bench:
             self.spool,
             session,
             agents or (AGENT,),
-            now_us=wall_us,
             on_agents=self.agents.append,
             on_end=lambda: None,
         )
@@ -217,3 +216,13 @@ def test_unexpected_error_ends_the_writer_loudly(bench: Bench, caplog: pytest.Lo
 
     assert type(bench.writer.fatal) is FleetpulseError
     assert "ZeroDivisionError: a defect" in caplog.text
+
+
+def test_agents_are_scheduled_from_the_start_of_the_session(bench: Bench, store: Store) -> None:
+    """Polls that waited for a database are of scheduled slots: agents are scheduled as of the collector's start."""
+    bench.append()
+    bench.writer.start()
+    bench.finish()
+    rows = store.query("SELECT from_ts FROM agent_schedules").rows
+
+    assert rows == [(SESSION.started_at,)]

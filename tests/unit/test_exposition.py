@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import socket
 import subprocess
@@ -10,17 +11,23 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from uuid import uuid4
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Histogram, Info, Summary, start_http_server
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
+from collector.buffer import Buffer
 from collector.config import Limits
 from collector.counters import Counters
 from collector.exposition import Exposition, Format
+from collector.health_json import JSON_BYTES
 from collector.probes import Reading, build_probe
-from collector.series import Parsed
-from storage.model import AgentSpec, Kind, Outcome
+from collector.prometheus_text import TextReader
+from collector.series import UNIT_LENGTH, Parsed, Series
+from storage.batch import decode, encode
+from storage.model import AgentSpec, Kind, Outcome, Session
 
 TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = b"application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -476,3 +483,97 @@ def test_node_exporter_is_read_without_a_refusal() -> None:
     assert first.process_start is not None
     assert "node_load1" in names(first)
     assert all(value >= 0 for value in values[:50])
+
+
+# ---------------------------------------------------------------- hostile agents
+
+
+def _health_unit(unit: str) -> bytes:
+    return json.dumps({"status": "pass", "checks": {"x": [{"observedValue": 1, "observedUnit": unit}]}}).encode()
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "unit"),
+    [
+        (b"application/health+json", _health_unit("a\0"), "a"),
+        (b"application/health+json", _health_unit("\ud800"), ""),
+        (b"application/health+json", _health_unit("m\x1b[31m\u0085\n"), "m[31m"),
+        (b"application/health+json", _health_unit("°C"), "°C"),
+        (OPENMETRICS, b"# TYPE x gauge\n# UNIT x a\0b\nx 1\n# EOF\n", "ab"),
+        (OPENMETRICS, b"# TYPE x gauge\n# UNIT x " + b"z" * 1_100_000 + b"\nx 1\n# EOF\n", "z" * UNIT_LENGTH),
+    ],
+)
+def test_unit_of_one_agent_does_not_spoil_the_batch_of_all(content_type: bytes, body: bytes, unit: str) -> None:
+    """A unit that no database takes is cleaned, and the batch that it travels in stays valid."""
+    parsed = parse(body, content_type)
+    session = Session(uuid=str(uuid4()), name="x", host="h", pid=1, version="1", started_at=datetime.now(UTC))
+    buffer = Buffer()
+    buffer.add("good", 1_790_000_000_000_000, 0, 0.1, 1.0, 200, "")
+    buffer.add("bad", 1_790_000_000_000_000, 0, 0.1, 1.0, 200, "", parsed.metrics, parsed.values)
+    (pending,) = buffer.take(0)
+    decode(encode(pending.numbered(uuid4(), 1, session))).validate()
+
+    assert [key.unit for key in parsed.metrics] == [unit]
+
+
+def test_openmetrics_names_that_never_repeat_are_forgotten() -> None:
+    """An agent whose names are new in each answer, without metadata, fills its quota and no more memory than that."""
+    limits = Limits(samples=10, series=20)
+    reader = TextReader(limits, Series(limits), openmetrics=True)
+    sizes = []
+    for poll in range(100):
+        body = b"".join(b"m_%d_%d 1\n" % (poll, i) for i in range(10)) + b"# EOF\n"
+        parsed = reader.parse(body)
+        sizes.append(len(reader._families))
+        assert len(parsed.metrics) + sum(parsed.rejected.values()) == 10
+
+    assert max(sizes) <= 60
+
+
+def test_openmetrics_metadata_of_every_sample_is_kept() -> None:
+    """An answer at the limit of samples, each with three lines of metadata, is learnt once."""
+    limits = Limits(samples=10, series=20)
+    reader = TextReader(limits, Series(limits), openmetrics=True)
+    metadata = "# TYPE m{i}_seconds gauge\n# UNIT m{i}_seconds seconds\n# HELP m{i}_seconds x\nm{i}_seconds 1\n"
+    body = ("".join(metadata.replace("{i}", str(i)) for i in range(10)) + "# EOF\n").encode()
+    reader.parse(body)
+    families = reader._families
+    for _ in range(3):
+        assert len(reader.parse(body).metrics) == 10
+
+    assert reader._families is families
+
+
+def test_health_reasons_of_one_agent_are_bounded() -> None:
+    """Names of parts that differ from poll to poll make fifty reasons; after that the status alone is told."""
+    reader = Exposition(Limits())
+
+    def reason(part: str) -> str:
+        body = json.dumps({"status": "fail", "checks": {part: {"status": "fail"}}}).encode()
+        return reader.read(body, b"application/health+json", good=True).reason
+
+    found = [reason(f"task-{k}") for k in range(200)]
+
+    assert len(set(found)) == 51
+    assert found[0] == "status fail: task-0"
+    assert found[-1] == "status fail"
+    assert reason("task-7") == "status fail: task-7"
+
+
+def test_json_over_its_limit_is_refused() -> None:
+    """JSON that would hold the interpreter's lock for long is not read, and the reason says so; at the limit it is."""
+    body = b'{"status":"pass","metrics":{"a":1}}'
+    reader = Exposition(Limits())
+    at, over = (reader.read(body.ljust(n), b"application/health+json", good=True) for n in (JSON_BYTES, JSON_BYTES + 1))
+
+    assert (at.outcome, names(at.parsed)) == (Outcome.HEALTHY, {"a": 1.0})
+    assert (over.outcome, over.reason) == (Outcome.UNHEALTHY, "json over the limit of 1048576 bytes")
+    assert (list(over.parsed.metrics), over.parsed.rejected) == ([], {"body_limit": 1})
+
+
+def test_health_duplicates_are_refused() -> None:
+    """The second value of one series in an answer is counted, not stored."""
+    check = [{"observedValue": 1}, {"observedValue": 2}]
+    parsed = parse(json.dumps({"status": "pass", "checks": {"x": check}}).encode(), b"application/health+json")
+
+    assert (parsed.values, parsed.rejected) == ([1.0], {"duplicate_series": 1})

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Coroutine
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from collector.poll import PolledAgent, Poller
 from collector.probes.reading import Reading
 from collector.registry import MisconfiguredProbe
 from collector.spool import Spool
+from collector.spool_database import SpoolUnavailable
 from collector.spool_file import SpoolFile
 from collector.status import StatusMachine
 from collector.tally import Tally
@@ -36,11 +38,11 @@ WAIT_S = 20
 class Bench:
     """A flusher on a real spool, and an agent whose counter goes up by one a second."""
 
-    def __init__(self, folder: Path, **options: Any) -> None:
+    def __init__(self, folder: Path, *, max_bytes: int = 1024**3, **options: Any) -> None:
         self.buffer, self.tally = Buffer(), Tally()
         self.now_us = NOON_US
         self.poller = Poller(self.buffer, lambda: self.now_us, self.tally)
-        self.spool = Spool(folder, SpoolConfig())
+        self.spool = Spool(folder, SpoolConfig(max_bytes=max_bytes))
         self.flusher = Flusher(
             self.buffer, self.poller, self.spool, SESSION, self.tally, lambda: self.now_us, **options
         )
@@ -190,6 +192,96 @@ def test_disk_that_refuses_for_too_long_makes_losses(tmp_path: Path) -> None:
     assert min(to_us(loss.from_due) for loss in losses) == NOON_US
     assert change in [found for batch in batches for found in batch.transitions]
     assert bench.tally.lost_slots == 6000 - len(kept)
+
+
+def test_small_spool_takes_again_after_a_long_refusal(tmp_path: Path) -> None:
+    """What waits is bounded by what the spool can take at once, so it is never refused for its size."""
+    bench = Bench(tmp_path, max_bytes=16 * 1024 * 1024)
+
+    async def work() -> None:
+        bench.disk(1)
+        for _ in range(30):
+            bench.poll(10_000)
+            assert not await bench.flusher.flush()
+        bench.disk(1_000_000)
+        assert await bench.flusher.flush()
+
+    try:
+        go(work())
+        batches = bench.drain()
+    finally:
+        bench.spool.close()
+
+    kept = sum(len(batch.checks) for batch in batches)
+    lost = sum(loss.n for batch in batches for loss in batch.losses)
+    assert kept + lost == 300_000
+    assert 0 < kept < 200_000
+    assert not bench.flusher.refused
+
+
+def test_transition_that_was_given_up_goes_before_later_ones(tmp_path: Path) -> None:
+    """A batch that is given up leaves its transition to the next one, where the later transition still is the last."""
+    bench = Bench(tmp_path, max_waiting_rows=3000)
+    down = Transition(agent="a", due=NOON, old="healthy", new="timeout")
+    up = Transition(agent="a", due=NOON + timedelta(seconds=1), old="timeout", new="healthy")
+
+    async def work() -> None:
+        bench.disk(1)
+        for change in (down, up):
+            bench.poll(1000)
+            # The poll's own transition is no part of this.
+            bench.buffer._transitions = [change]
+            assert not await bench.flusher.flush()
+        bench.disk(1_000_000)
+        assert await bench.flusher.flush()
+
+    try:
+        go(work())
+        (batch,) = bench.drain()
+        statuses = bench.spool.statuses()
+    finally:
+        bench.spool.close()
+
+    assert batch.transitions == (down, up)
+    assert statuses == {"a": "healthy"}
+
+
+def test_late_answer_of_the_disk_is_known_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flush that was cut off counts as written once the spool has been closed, and only if it was."""
+    disk_is_slow, writing = threading.Event(), threading.Event()
+    append = SpoolFile.append
+    refusing: list[bool] = []
+
+    def slow_append(file: SpoolFile, *arguments: Any) -> list[Batch]:
+        writing.set()
+        disk_is_slow.wait(WAIT_S)
+        if refusing:
+            raise SpoolUnavailable("disk is full")
+        return append(file, *arguments)
+
+    monkeypatch.setattr(SpoolFile, "append", slow_append)
+
+    async def cut_off(bench: Bench) -> None:
+        bench.poll(3)
+        flush = asyncio.create_task(bench.flusher.flush())
+        await asyncio.get_running_loop().run_in_executor(None, writing.wait, WAIT_S)
+        flush.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await flush
+        assert not bench.flusher.finish(), "nobody knows yet"
+
+    for folder, written in ((tmp_path / "fine", True), (tmp_path / "full", False)):
+        disk_is_slow.clear()
+        writing.clear()
+        refusing[:] = [] if written else [True]
+        bench = Bench(folder)
+        try:
+            go(cut_off(bench))
+        finally:
+            disk_is_slow.set()
+            bench.spool.close()
+        assert bench.flusher.finish() is written
+        assert bench.flusher.waiting_rows == (0 if written else 5)
 
 
 def test_fresh_spool_gets_the_names_of_counters_again(tmp_path: Path) -> None:

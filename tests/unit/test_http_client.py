@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
+import threading
+import traceback
+import weakref
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
@@ -65,6 +69,26 @@ def test_parse_url_refuses(url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "htp://bob:hunter2@h/",
+        "http://bob:hunter2@h:99999/",
+        "http://bob:hunter2@h:x/",
+        "http://bob:hunter2@h/a b",
+        "http://bob:hunter2@h\u2100/",
+        "http://bob:hunter2@h/",
+        "bob:hunter2@h/",
+    ],
+)
+def test_parse_url_shows_no_secret(url: str) -> None:
+    """Whatever is wrong with a URL, a password in it does not reach the message, nor what a traceback would print."""
+    with pytest.raises(SettingsError) as caught:
+        parse_url(url)
+
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [("X", "a\r\nY: b"), ("X", "a\nb"), ("X", "\0"), ("X:", "a"), ("", "a"), ("X\r\n", "a"), ("X Y", "a")],
 )
@@ -72,6 +96,11 @@ def test_header_line_refuses_injection(name: str, value: str) -> None:
     """Nothing that goes into a header can end it."""
     with pytest.raises(CredentialError):
         header_line(name, value, "it")
+
+
+def test_header_line_takes_tokens_and_text() -> None:
+    """A name may be any token; a value may hold tabs and what is not ASCII."""
+    assert header_line("X-a_1.~|!", "a\tü", "it") == "X-a_1.~|!: a\tü\r\n".encode()
 
 
 def test_secret_hosts_are_patterns(tmp_path: Path) -> None:
@@ -207,5 +236,114 @@ def test_close_ends_the_fetch_under_way(run: Run) -> None:
             with pytest.raises(FetchError) as caught:
                 await task
             assert caught.value.outcome is Outcome.ERROR
+
+    run(main())
+
+
+def test_dead_name_server_takes_one_thread_per_agent(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look-ups that hang keep one thread for each client, however often it asks, and nobody else waits for them."""
+    release, asked = threading.Event(), []
+    real = socket.getaddrinfo
+
+    def look_up(host: str, *args: object, **kwargs: object) -> object:
+        if host == "dead.example":
+            asked.append(host)
+            release.wait(30)
+            raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+        return real(host, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    clients = [client() for _ in range(40)]
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        dead = parse_url("http://dead.example/")
+        async with Loopback(lambda exchange: exchange.answer()) as server:
+            for _ in range(2):
+                results = await asyncio.gather(
+                    *(one.fetch(dead, build_request(dead, "GET", b""), b"", loop.time() + 0.1) for one in clients),
+                    return_exceptions=True,
+                )
+                assert {getattr(result, "outcome", None) for result in results} == {Outcome.TIMEOUT}
+            assert len(asked) == 40
+            address = parse_url(server.url(host="localhost"))
+            other = client()
+            response = await other.fetch(address, build_request(address, "GET", b""), b"", loop.time() + 10)
+            assert response.status == 200
+            await other.aclose()
+
+    try:
+        run(main())
+    finally:
+        release.set()
+
+
+def test_idle_connection_holds_no_body(run: Run) -> None:
+    """Once an answer is handed over, the connection that brought it has let go of it."""
+
+    async def main() -> None:
+        async with Loopback(lambda exchange: exchange.answer(b"x" * 1000)) as server:
+            one = client()
+            address = parse_url(server.url())
+            deadline = asyncio.get_running_loop().time() + 5
+            response = await one.fetch(address, build_request(address, "GET", b""), b"", deadline)
+            assert len(response.body) == 1000
+            (connection,) = one._connections.values()
+            assert connection.usable
+            assert not [found for found in gc.get_referrers(response) if found is connection]
+            await one.aclose()
+
+    run(main())
+
+
+@pytest.mark.parametrize("status", ["200 OK", ""])
+def test_dead_connections_need_no_garbage_collector(run: Run, status: str) -> None:
+    """A connection that the agent closed, after an answer or in place of one, goes with its last reference."""
+
+    async def main() -> None:
+        async def handler(exchange: Exchange) -> None:
+            if status:
+                await exchange.answer(status=status, headers="Connection: close\r\n")
+            exchange.hang_up()
+
+        async with Loopback(handler) as server:
+            loop = asyncio.get_running_loop()
+            address = parse_url(server.url())
+            connection: Connection | None
+            connection = await connect(
+                loop, lambda: Connection(loop, Limits()), "127.0.0.1", server.port, loop.time() + 5
+            )
+            try:
+                await connection.request(build_request(address, "GET", b""), loop.time() + 5)
+            except FetchError:
+                assert not status
+            await connection.wait_closed()
+            gone, dead = asyncio.Event(), weakref.ref(connection, lambda _: gone.set())
+            gc.disable()
+            try:
+                connection = None
+                # The loop lets go of the transport in its next turns.
+                async with asyncio.timeout(5):
+                    await gone.wait()
+            finally:
+                gc.enable()
+            assert dead() is None
+
+    run(main())
+
+
+def test_request_on_a_connection_lost_before_fails_at_once(run: Run) -> None:
+    """A connection that ends between connecting and asking is an error, not a wait until the deadline."""
+
+    async def main() -> None:
+        async with Loopback(lambda exchange: exchange.answer()) as server:
+            loop = asyncio.get_running_loop()
+            connection = await connect(
+                loop, lambda: Connection(loop, Limits()), "127.0.0.1", server.port, loop.time() + 5
+            )
+            connection.abort()
+            await connection.wait_closed()
+            with pytest.raises(FetchError, match="connection closed without an answer"):
+                await connection.request(b"GET / HTTP/1.1\r\n\r\n", loop.time() + 30)
 
     run(main())

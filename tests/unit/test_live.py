@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from collector.snapshot import Snapshot, Trouble
-from collector.spool_file import SpoolStats
+from collector.spool_content import SpoolStats
 from collector.tally import Lateness
 from collector.writer import WriterStats
 from fleetpulse.live import Screen, drawn, looks_live, summary

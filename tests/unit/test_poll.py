@@ -310,6 +310,21 @@ def test_short_gap_is_skipped_checks_and_a_long_one_a_loss(monkeypatch: pytest.M
     assert bench.tally.lost_slots == 4
 
 
+def test_agent_that_was_paused_before_a_long_gap_is_paused_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last slot of the gap says so; every slot is that check or in the loss."""
+    monkeypatch.setattr(poll_module, "MAX_SKIPPED", 3)
+    bench = Bench()
+    agent = bench.agent(answer, paused=True)
+    bench.poller.pass_over(agent, NOON_US, 4, 1_000_000, "passed over")
+    (batch,) = bench.buffer.take(0)
+
+    assert (agent.machine.status, agent.machine.since_us) == ("paused", NOON_US + 3_000_000)
+    assert batch.checks.ts_us.tolist() == [NOON_US + 3_000_000]
+    assert [(to_us(loss.from_due), to_us(loss.to_due), loss.n) for loss in batch.losses] == [
+        (NOON_US, NOON_US + 2_000_000, 3)
+    ]
+
+
 def test_host_has_samples_and_no_checks() -> None:
     """A machine's metrics go to its own table, and its slots make no checks."""
     bench = Bench()

@@ -319,6 +319,8 @@ _OK = b"HTTP/1.1 200 OK\r\n"
         (_raw(_OK + b"\r\n" + b"x" * 100_001), "body over the limit of 100000 bytes"),
         (_raw(_OK + b"Content-Encoding: gzip\r\n\r\nnonsense"), "malformed compressed body"),
         (_raw(_OK + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(b"x" * 500)[:-9]), "compressed body is cut short"),
+        (_raw(_OK + b"Content-Encoding: gzip\r\n\r\n" + gzip.compress(b"") * 4000), "compressed body of more than 64 members"),
+        (_raw(_OK + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 20_000), "body in more than 16384 pieces"),
         (_raw(_OK + b"Content-Encoding: br\r\n\r\nx"), "unknown content encoding"),
     ],
 )  # fmt: skip
@@ -532,6 +534,41 @@ def test_http_unasked_bytes_end_the_connection(run: Run) -> None:
     run(main())
 
     assert readings[1].http_status == 500
+
+
+@pytest.mark.parametrize(
+    "left_over",
+    [
+        b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX-Left: ",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\nabc",
+        b"H",
+        b"nonsense",
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_http_left_over_bytes_are_not_the_next_answer(run: Run, method: str, left_over: bytes) -> None:
+    """What comes in one segment with an answer does not change it, and the next one is read from a new connection."""
+    readings, connections = [], []
+
+    async def main() -> None:
+        async def handler(exchange: Exchange) -> None:
+            if exchange.number == 0:
+                await exchange.send(_OK + b"Content-Length: 0\r\n\r\n" + left_over)
+            else:
+                await exchange.send(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n")
+
+        async with Loopback(handler) as server:
+            probe = probe_of(server.url(), options={"method": method})
+            readings.extend([await probe.poll(5), await probe.poll(5), await probe.poll(5)])
+            await probe.aclose()
+            connections.append(server.connections)
+
+    run(main())
+
+    assert [reading.http_status for reading in readings] == [200, 500, 500]
+    assert connections == [2]
 
 
 def test_http_ipv6(run: Run) -> None:

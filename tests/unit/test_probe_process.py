@@ -182,3 +182,56 @@ def test_one_at_a_time_never_runs_two() -> None:
 
     asyncio.run(main())
     assert math.isclose(len(started), 2)
+
+
+def test_process_pidfile_that_is_a_pipe(tmp_path: Path) -> None:
+    """A pipe in the place of a pidfile is an error at once, not a thread that waits for a writer."""
+    path = tmp_path / "pid"
+    os.mkfifo(path)
+    reading = poll(probe_of(str(path), match="pidfile"))
+
+    assert (reading.outcome, reading.reason) == (Outcome.ERROR, "pidfile cannot be read")
+
+
+def test_one_at_a_time_threads_do_not_keep_the_process() -> None:
+    """Work that hangs for good does not keep the collector from ending."""
+    code = (
+        "import asyncio, threading\n"
+        "from collector.threads import OneAtATime\n"
+        "async def main():\n"
+        "    try:\n"
+        "        await OneAtATime().run(threading.Event().wait, asyncio.get_running_loop().time() + 0.05)\n"
+        "    except TimeoutError:\n"
+        "        print('ended')\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+
+    assert done.stdout == "ended\n"
+
+
+def test_one_at_a_time_hands_on_what_work_raises() -> None:
+    """An exception of the work is the caller's."""
+
+    def fail() -> int:
+        raise KeyError("x")
+
+    async def main() -> None:
+        with pytest.raises(KeyError):
+            await OneAtATime[int]().run(fail, asyncio.get_running_loop().time() + 10)
+
+    asyncio.run(main())
+
+
+def test_one_at_a_time_without_a_thread_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system has no thread left, the poll ends like one that took too long."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def main() -> None:
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(TimeoutError, match="no thread"):
+            await OneAtATime[int]().run(lambda: 1, asyncio.get_running_loop().time() + 10)
+
+    asyncio.run(main())

@@ -177,3 +177,14 @@ def test_tcp_bad_endpoints(endpoint: str) -> None:
     """What is no address is refused with the form that is expected."""
     with pytest.raises(SettingsError, match="expected host:port"):
         build_probe(AgentSpec(name="a", probe="tcp", endpoint=endpoint), credentials={}, limits=Limits())
+
+
+def test_tcp_bad_endpoint_shows_no_secret() -> None:
+    """A URL with a password in place of an address is refused without the password."""
+    with pytest.raises(SettingsError) as caught:
+        build_probe(
+            AgentSpec(name="a", probe="tcp", endpoint="redis://:hunter2@h:6379"), credentials={}, limits=Limits()
+        )
+
+    assert "hunter2" not in str(caught.value)
+    assert "h:6379" in str(caught.value)

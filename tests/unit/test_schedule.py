@@ -161,7 +161,8 @@ def test_clock_set_by_an_hour_costs_no_more_than_a_moment(
         assert 0 < jump < 10_000_000
         assert abs(steps[0].delta_s - step_us / 1e6) < 0.5
         jumped = sum(n for _, _, n, reason in recorder.passed if reason == "clock step")
-        assert (35_990 < jumped <= 36_010) if step_us > 0 else jumped == 0
+        # Also of a clock that was put back: what was due before the step was noticed.
+        assert (35_990 < jumped <= 36_010) if step_us > 0 else jumped < 100
 
     with caplog.at_level(logging.WARNING):
         go(work())

@@ -205,7 +205,7 @@ AGENT = "[[agents]]\nname = 'a'\nendpoint = 'http://h/'\n"
         ("[collector]\nlisten_port = 70000", "FILE: collector.listen_port is 70000, expected at most 65535"),
         ("[collector]\nlisten_port = 'x'", 'FILE: collector.listen_port is "x", expected a whole number'),
         ("[collector]\nname = 'a b'", 'FILE: collector.name is "a b", expected text that matches'),
-        ("[spool]\nmax_size = '1kB'", 'FILE: spool.max_size is "1kB", expected at least 1MiB'),
+        ("[spool]\nmax_size = '1kB'", 'FILE: spool.max_size is "1kB", expected at least 16MiB'),
         ("[limits]\nbody = '4 megs'", 'FILE: limits.body is "4 megs", expected a size with its unit'),
         ("[retention]\nraw = 'never'", 'FILE: retention.raw is "never", expected a duration with its unit'),
         ("[retention]\nraw = '40d'", "FILE: retention.raw is 40d, expected at most retention.1m 30d"),

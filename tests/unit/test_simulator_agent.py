@@ -284,11 +284,13 @@ def test_most_series_fit_the_limit_on_bodies(number: int) -> None:
     assert MAX_SERIES * 20 < len(body(ask(make(number, "series")))) < Limits().body_bytes
 
 
-@pytest.mark.parametrize("number", [1, 2])
-def test_series_brings_that_many(number: int) -> None:
-    """Besides the usual samples there are as many series as asked."""
-    answer = ask(make(number, "series(300)"))
-    if number == 1:
+@pytest.mark.parametrize(
+    ("number", "script"), [(2, "series(300)"), (1, "series(300)"), (1, "series(300)@0s-60s;1:fail@60s-90s")]
+)
+def test_series_brings_that_many(number: int, script: str) -> None:
+    """Besides the usual samples there are as many series as asked: an exposition, unless the script needs a document."""
+    answer = ask(make(number, script))
+    if "fail" in script:
         found = sum(key.startswith("s:") for key in json.loads(body(answer))["checks"])
     else:
         found = sum(name == "many_value" for name, _, _ in samples(answer))

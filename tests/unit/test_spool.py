@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from collector import spool as spool_module
 from collector.buffer import Buffer, PendingBatch
 from collector.config import SpoolConfig
 from collector.spool import Spool, SpoolLocked
 from collector.spool_content import Baseline
-from collector.spool_database import SpoolUnavailable
+from collector.spool_database import SpoolDamaged, SpoolUnavailable
 from storage.batch import Batch
 from storage.model import Loss, MetricKey, Outcome, Transition, from_us, to_us
 from tests.batches import NOON, SESSION
@@ -295,6 +296,55 @@ def test_committed_batches_make_room_before_pending_ones_do(open_spool: Opener, 
     assert spool.stats().dropped_batches == 0
 
 
+def test_what_is_owed_counts_towards_the_bound(open_spool: Opener, tmp_path: Path) -> None:
+    """A fleet whose losses are larger than its batches neither passes the bound nor fills the spool with losses."""
+    bound = 4 * 1024 * 1024
+    spool = open_spool(max_bytes=bound)
+    largest = 0
+    for k in range(1, 121):
+        append(spool, k, agents=2000, samples=0)
+        largest = max(largest, on_disk(tmp_path))
+    left = drain(spool)
+
+    assert largest <= bound
+    assert len(left) > 5, "losses of what was dropped do not push out what is there"
+    told = sum(loss.n for batch in left for loss in batch.losses)
+    assert told + sum(len(batch.checks) for batch in left) == 120 * 2000
+
+
+def test_batch_on_its_way_to_the_database_is_not_dropped(open_spool: Opener, clock: Clock) -> None:
+    """What the writer is just writing is neither too old nor too large, or its slots would be rows and losses."""
+    spool = open_spool(max_age=timedelta(hours=1), max_bytes=4 * 1024 * 1024)
+    append(spool, 1, agents=50, samples=40)
+    written = spool.take(0)
+    assert written is not None
+    clock.now_us += 3601 * SECOND_US
+    for k in range(2, 122):
+        append(spool, 3600 + k, agents=50, samples=40)
+    spool.committed(written)
+    left = drain(spool)
+
+    told = sum(loss.n for batch in left for loss in batch.losses)
+    assert told + sum(len(batch.checks) for batch in left) == 120 * 50
+    assert written.seq not in {seq for _, seqs, _ in spool.abandoned() for seq in seqs}
+
+
+def test_batch_that_is_offered_again_is_dropped_without_a_loss(open_spool: Opener, clock: Clock) -> None:
+    """After a failover the database most likely has it: its slots are no losses, and the ledger says what it lacks."""
+    spool = open_spool(max_age=timedelta(hours=1), keep_committed=timedelta(hours=2))
+    spool.meet_server("one")
+    append(spool, 1)
+    drain(spool)
+    assert spool.meet_server("another") == 1
+    clock.now_us += 3601 * SECOND_US
+    append(spool, 3601)
+    batch = append(spool, 3602)
+
+    assert batch.losses == ()
+    assert spool.abandoned() == [(str(spool.spool_id), range(1, 2), "spool_age")]
+    assert [taken.seq for taken in drain(spool)] == [3, 2]
+
+
 def test_batch_that_can_never_fit_is_refused(open_spool: Opener) -> None:
     """A bound that is too small for one batch is named, with its remedy; what was there is still there."""
     spool = open_spool(max_bytes=2 * 1024 * 1024)
@@ -423,6 +473,37 @@ def test_file_damaged_at_run_time_is_replaced(open_spool: Opener, tmp_path: Path
     assert list(tmp_path.glob("spool.sqlite.damaged-*"))
     spool.committed(before)
     assert [taken.name for taken in drain(spool)] == [batch.name]
+
+
+@pytest.mark.parametrize("failure", [SpoolUnavailable("disk is full"), OSError(28, "No space left on device")])
+def test_fresh_file_that_cannot_be_made_is_tried_again(
+    failure: Exception, open_spool: Opener, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Damage that shows when the thread tidies up, on a full disk: the thread lives on, and no slot is forgotten."""
+    spool = open_spool()
+    append(spool, 1)
+    identity = spool.spool_id
+    place, name = (spool_module, "SpoolFile") if isinstance(failure, SpoolUnavailable) else (Path, "rename")
+
+    def refuse(*arguments: object) -> None:
+        raise failure
+
+    def tidy() -> None:
+        raise SpoolDamaged("malformed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(place, name, refuse)
+        spool._ask(lambda file: setattr(file, "tidy", tidy)).result(WAIT_S)
+        # The thread looks at the clock behind the next command.
+        clock.now_us += 2 * SECOND_US
+        spool._ask(lambda file: None).result(WAIT_S)
+        with pytest.raises(SpoolUnavailable):
+            append(spool, 2)
+    batch = append(spool, 2)
+
+    assert spool.alive
+    assert spool.spool_id != identity
+    assert sorted(loss.agent for loss in batch.losses) == ["agent-0", "agent-1", "agent-2"]
 
 
 # ---------------------------------------------------------------- full disk

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from storage.errors import SettingsError
 from storage.open import open_store
-from storage.urls import redact
+from storage.urls import hide_user, redact
 
 
 @pytest.mark.parametrize(
@@ -65,3 +65,20 @@ def test_open_store_refuses_addresses_without_repeating_them(url: str, message: 
 def test_redact_hides_every_password(password: str) -> None:
     """Whatever characters a password has, percent-encoded or not, none of it is left."""
     assert redact(f"postgresql://user:{password}@host/db") == "postgresql://user:***@host/db"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("htp://bob:secret@h/", "htp://***@h/"),
+        ("redis://:secret@h:6379", "redis://***@h:6379"),
+        ("bob:secret@h:80", "***@h:80"),
+        ("http://bob:se@cr/e\nt@h/", "http://***@h/"),
+        ("//secret@h", "//***@h"),
+        ("http://h/", "http://h/"),
+        ("", ""),
+    ],
+)
+def test_hide_user(url: str, shown: str) -> None:
+    """Everything before the last @ is hidden, but for the scheme."""
+    assert hide_user(url) == shown

@@ -42,9 +42,7 @@ class Bench:
         self.spool = Spool(folder, SpoolConfig())
         poller = Poller(buffer, lambda: NOON_US, self.tally)
         self.flusher = Flusher(buffer, poller, self.spool, SESSION, self.tally, lambda: self.observed_us)
-        self.writer = Writer(
-            no_store, self.spool, SESSION, (), now_us=lambda: NOON_US, on_agents=lambda _: None, on_end=lambda: None
-        )
+        self.writer = Writer(no_store, self.spool, SESSION, (), on_agents=lambda _: None, on_end=lambda: None)
         self.writer._set(state="up", rows=7)
         self.vitals = Vitals(
             tally=self.tally,
@@ -93,6 +91,14 @@ def test_disk_that_refuses_is_a_failure(bench: Bench) -> None:
     page = render_health(bench.vitals, name="me", version="1")
 
     assert (page.status, json.loads(page.body)["status"]) == (503, "fail")
+
+
+def test_spool_that_nobody_serves_is_a_failure(tmp_path: Path) -> None:
+    """Without the spool's thread nothing reaches the disk any more, whatever the last numbers say."""
+    bench = Bench(tmp_path)
+    bench.spool.close()
+
+    assert bench.vitals.checks()["spool"].status == "fail"
 
 
 def test_filling_spool_is_a_warning(tmp_path: Path) -> None:
