@@ -144,11 +144,14 @@ class TcpProbe:
 
     async def _hang_up(self, protocol: _Conversation, transport: asyncio.Transport, deadline: float) -> None:
         """Close politely where something was sent and nothing expected, so that it arrives; otherwise cut."""
-        if not self._send or self._expect:
+        # Never close after abort, nor either of them after the end: asyncio's TLS transport of 3.11.2 breaks on it.
+        if self._send and not self._expect:
+            transport.close()
+        else:
             transport.abort()
-        transport.close()
         await asyncio.wait([protocol.closed], timeout=max(0.0, deadline - asyncio.get_running_loop().time()))
-        transport.abort()
+        if not protocol.closed.done():
+            transport.abort()
 
     def _context(self) -> ssl.SSLContext:
         if self._secret is None:
