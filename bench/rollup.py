@@ -21,8 +21,9 @@ from bench.figures import Figure, show
 from storage import schema
 from storage.embedded import EmbeddedServer
 from storage.model import Table, Tier, Window
+from storage.open import open_store
 from storage.pg.rollups import recompute_statements
-from storage.postgresql import PostgresqlStore
+from storage.store import Store
 
 DAY = datetime(2026, 3, 31, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -32,7 +33,7 @@ HISTORY_SERIES = 200
 HISTORY_DAYS = 30
 
 
-def fill(store: PostgresqlStore, day: datetime, series: int) -> None:
+def fill(store: Store, day: datetime, series: int) -> None:
     """Write one sample a minute for *series* series, minute by minute, as committed hours."""
     store.ensure_partitions(Window(day, day + timedelta(days=1)))
     for hour in range(24):
@@ -56,7 +57,7 @@ def fill(store: PostgresqlStore, day: datetime, series: int) -> None:
             )
 
 
-def buffers(store: PostgresqlStore, minute: datetime) -> int:
+def buffers(store: Store, minute: datetime) -> int:
     """Return the pages that a refresh of *minute* touches, hit or read."""
     window = Window(minute, minute + MINUTE)
     touched = 0
@@ -74,13 +75,13 @@ def buffers(store: PostgresqlStore, minute: datetime) -> int:
     return touched
 
 
-def settle(store: PostgresqlStore) -> None:
+def settle(store: Store) -> None:
     """Refresh what is marked, as the daemon would: with it go the planner's statistics and the BRIN summaries."""
     while store.refresh(Table.AGENT, Tier.M1, closed_before=DAY + timedelta(days=1)).buckets:
         pass
 
 
-def measure(store: PostgresqlStore, series: int, history_series: int) -> list[Figure]:
+def measure(store: Store, series: int, history_series: int) -> list[Figure]:
     """Return the figures of the rollup bar."""
     fill(store, DAY, series)
     settle(store)
@@ -110,7 +111,7 @@ def measure(store: PostgresqlStore, series: int, history_series: int) -> list[Fi
 def run(series: int = SERIES, history_series: int = HISTORY_SERIES) -> bool:
     """Measure on an embedded server of its own and print the figures; return whether every bar is met."""
     with tempfile.TemporaryDirectory(prefix="fleetpulse-bench-") as folder, EmbeddedServer(Path(folder)) as server:
-        store = PostgresqlStore(server.url)
+        store = open_store(server.url)
         try:
             schema.upgrade(store.engine)
             store.provision()

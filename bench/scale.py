@@ -20,7 +20,7 @@ from bench.figures import Figure, show
 from collector.simulator.fleet import FleetProcess
 from storage.embedded import EmbeddedServer
 from storage.model import AgentSpec
-from storage.postgresql import PostgresqlStore
+from storage.open import open_store
 
 AGENTS = 1_000
 INTERVAL_S = 5.0
@@ -57,7 +57,7 @@ def measure(agents: int, interval_s: float, for_s: int) -> list[Figure]:
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         with EmbeddedServer(folder) as server:
-            store = PostgresqlStore(server.url)
+            store = open_store(server.url)
             try:
                 polled = store.query(
                     "SELECT count(*), count(*) FILTER (WHERE c.outcome = 7),"

@@ -46,6 +46,7 @@ from collector.timeline import ClockStep, Timeline
 from collector.vitals import Vitals, VitalsProbe
 from collector.writer import Writer
 from rollups import refresh, retention
+from rollups.audit import Audit
 from rollups.policy import RetentionPolicy
 from storage.model import AgentSpec, Outcome, Session, Window, from_us
 from storage.repositories import AgentRepository
@@ -149,6 +150,7 @@ class Daemon:
     ) -> None:
         self._config = config
         self._policy = policy
+        self._audit = Audit()
         self._on_snapshot = on_snapshot
         self._loop = asyncio.get_running_loop()
         self._timeline = timeline or Timeline()
@@ -371,12 +373,13 @@ class Daemon:
         store = self._writer.store
         if store is not None:
             now_us = self._timeline.now_us()
-            if not refresh.refresh_all(store, from_us(now_us)).busy:
+            if not refresh.refresh_all(store, from_us(now_us), grace=store.grace).busy:
                 self._refreshed_us = now_us
 
     def _apply_retention(self) -> None:
         store = self._writer.store
         if store is not None:
+            self._audit.run(store, self._policy)
             retention.apply(store, self._policy, from_us(self._timeline.now_us()))
 
     def _make_partitions(self) -> None:

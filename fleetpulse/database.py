@@ -27,10 +27,20 @@ def opened(settings: Settings, *, check: bool = True) -> Iterator[Store]:
         StorageError: There is no embedded database yet; only ``run`` and ``db upgrade`` make one.
         SchemaMismatch: The database is at another revision than the code needs.
     """
-    with located(settings) as url, closing(open_store(url)) as store:
+    with located(settings) as url, closing(store_at(settings, url)) as store:
         if check:
             store.check_schema()
         yield store
+
+
+def store_at(settings: Settings, url: str) -> Store:
+    """
+    Return the store at *url*, used as the engine that *settings* name; nothing is connected yet.
+
+    Raises:
+        SettingsError: The address cannot be read, or the engine does not serve its kind.
+    """
+    return open_store(url, settings.database.engine)
 
 
 @contextmanager
@@ -66,14 +76,20 @@ def upgrade(store: Store) -> None:
 
 def make_ready(store: Store, settings: Settings) -> None:
     """
-    Insist on the schema of this code; an embedded database, which is ours alone, is brought up to it.
+    Insist on the schema of this code; a database that is ours alone, embedded or a file, is brought up to it.
 
     Raises:
-        SchemaMismatch: A named database is at another revision, or the database is newer than the code.
+        SchemaMismatch: A server's database is at another revision, or the database is newer than the code.
     """
     try:
         store.check_schema()
     except SchemaMismatch:
-        if settings.database_url() is not None:
+        if not is_ours(settings):
             raise
         upgrade(store)
+
+
+def is_ours(settings: Settings) -> bool:
+    """Tell whether the database is fleetpulse's alone: the embedded one, or a file."""
+    url = settings.database_url()
+    return url is None or url.startswith("sqlite")

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -91,10 +91,12 @@ class _Section(BaseModel):
 class DatabaseSettings(_Section):
     """``[database]``: without an address, the embedded PostgreSQL is used."""
 
-    #: ``postgresql://user:password@host:port/database``.
+    #: ``postgresql://user:password@host:port/database`` or ``sqlite:///file``.
     url: SecretStr | None = None
     #: File that holds the address, so that a password stands in no settings file; relative to that file.
     url_file: Path | None = None
+    #: What the database is used as; without it the database is asked.
+    engine: Literal["timescaledb", "postgresql", "sqlite"] | None = None
 
     @model_validator(mode="after")
     def _one_of_two(self) -> DatabaseSettings:

@@ -31,12 +31,13 @@ class RefreshSummary:
     duration_s: float = 0.0
 
 
-def refresh_all(store: Store, now: datetime, *, limit: int = 120) -> RefreshSummary:
+def refresh_all(store: Store, now: datetime, *, grace: timedelta = GRACE, limit: int = 120) -> RefreshSummary:
     """
     Refresh every marked bucket that is closed at *now*, tier by tier, until none is left.
 
     Args:
-        now: Aware UTC; buckets that end later than ``now - GRACE`` stay marked, views compute them.
+        now: Aware UTC; buckets that end later than ``now - grace`` stay marked.
+        grace: A daemon gives the store's own, so that the server's jobs, where there are any, come first.
         limit: Buckets per transaction.
 
     Raises:
@@ -48,7 +49,7 @@ def refresh_all(store: Store, now: datetime, *, limit: int = 120) -> RefreshSumm
     for table in Table:
         for tier in ROLLUPS:
             while True:
-                result = store.refresh(table, tier, closed_before=now - GRACE, limit=limit)
+                result = store.refresh(table, tier, closed_before=now - grace, limit=limit)
                 if result.busy:
                     busy.append(table)
                 buckets += result.buckets

@@ -7,8 +7,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from rollups.refresh import refresh_all
 from storage.model import ROLLUPS, Table, Tier, Window
-from storage.store import LedgerDay, Mismatch, Store
+from storage.store import Capability, LedgerDay, Mismatch, Store
 
 #: Rows are recomputed a day at a time: a statement's memory stays bounded whatever the retention is.
 STRIDE = timedelta(days=1)
@@ -49,9 +50,14 @@ def verify(store: Store, now: datetime, window: Window | None = None) -> Proof:
     """
     Prove rollups against raw and raw against the ledger, everywhere above the raw horizons or in *window*.
 
+    Where views are not exact at every moment, closed buckets that are marked are refreshed first: what is marked is known
+    to lag, and proves nothing.
+
     Args:
         window: ``None`` for everything that raw still holds, up to five minutes ahead of *now*.
     """
+    if Capability.EXACT_VIEWS not in store.capabilities:
+        refresh_all(store, now)
     days = store.verify_ledger()
     held = [part.window for table in Table for part in store.partitions(table, Tier.RAW)]
     if window is None:

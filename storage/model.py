@@ -25,6 +25,10 @@ MIN_ABS_VALUE = 1e-290
 #: How far ahead of the collector's clock a sample may be dated when it is accepted.
 MAX_AHEAD = timedelta(minutes=5)
 
+#: How far ahead of the database's clock a row may be dated when it is written: more than two clocks ever differ by, and
+#: little enough that a garbage date makes no partition, and moves no watermark, years ahead.
+MAX_DATED_AHEAD = timedelta(days=1)
+
 
 class Outcome(IntEnum):
     """How one slot ended. The numbers are stored; they never change."""

@@ -4,240 +4,153 @@ The ``postgresql`` engine: native range partitions and rollups of our own, exact
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 
 import psycopg
-from sqlalchemy import Engine, text
-from sqlalchemy.exc import SQLAlchemyError
+from psycopg import sql
 
-from storage import deadlines, schema
-from storage.batch import Batch, WriteResult
-from storage.errors import CapabilityMissing, CollectorRunning, TransientStorageError
-from storage.model import Session, Table, Tier, Window
-from storage.pg import claim, ingest, partitions, provision, retention, rollups
-from storage.pg.connection import SESSION, borrow, connect, insist_direct, make_engine, parse_url
-from storage.pg.ids import Ids
-from storage.pg.layout import slice_of
-from storage.sqlstate import is_permanent, translate
-from storage.store import Capability, Horizon, LedgerDay, Mismatch, Partition, RefreshResult, Rows, Store
+from storage.errors import CapabilityMissing
+from storage.layout import parent, slice_of
+from storage.model import ROLLUPS, Table, Tier, Window
+from storage.pg import partitions, rollups
+from storage.pg.layout import exact, view
+from storage.pg.provision import (
+    Steps,
+    check,
+    drop_rest,
+    drop_views,
+    make_bins_add,
+    make_functions,
+    make_ledger,
+    make_views,
+    provision,
+    statement,
+)
+from storage.pg.series import Series, Server
+from storage.pg.sinks import LeafCopy
+from storage.store import Capability, Mismatch, Partition, RefreshResult
 
 #: Oldest server that the statements are written for and tested on.
 MINIMUM_VERSION = 150_000
 
-#: SQLSTATE of a statement that exceeded its deadline.
-QUERY_CANCELED = "57014"
-#: How far ahead partitions are made: an hour before midnight the next day's are long there.
-AHEAD = timedelta(days=2)
 
+class PostgresqlSeries:
+    """Time series on PostgreSQL 15 or later, whether TimescaleDB is there or not."""
 
-class PostgresqlStore:
-    """
-    A PostgreSQL database of version 15 or later, without TimescaleDB.
-
-    Args:
-        url: ``postgresql://user:password@host:port/database``; a unix socket as ``?host=/folder``. Nothing is
-            connected until it is needed, so that a daemon starts while its database is away.
-    """
-
-    engine_name = "postgresql"
+    name = "postgresql"
     capabilities = frozenset({Capability.EXACT_VIEWS, Capability.COPY, Capability.SEVERAL_WRITERS})
+    sink = LeafCopy()
+    grace = timedelta(seconds=10)
 
-    def __init__(self, url: str) -> None:
-        self._url = parse_url(url)
-        self._engine = make_engine(self._url)
-        #: The writer's connection; made, used and closed by the writer's thread alone.
-        self._writer: psycopg.Connection | None = None
-        self._ids = Ids()
-        #: The backend that last held the collector's lock for this store.
-        self._claim: claim.Backend | None = None
+    def __init__(self, server: Server) -> None:
+        self._server = server
 
-    @property
-    def engine(self) -> Engine:
-        return self._engine
-
-    def close(self) -> None:
-        self._drop_writer()
-        self._engine.dispose()
-
-    def require(self, capability: Capability) -> None:
-        if capability not in self.capabilities:
-            have = ", ".join(sorted(each.value for each in self.capabilities))
+    def insist(self) -> None:
+        if self._server.version < MINIMUM_VERSION:
             raise CapabilityMissing(
-                capability.value, found=f"engine {self.engine_name} with {have}", needed="another engine"
+                "engine postgresql",
+                found=f"PostgreSQL {self._server.version_text}",
+                needed=f"PostgreSQL {MINIMUM_VERSION // 10_000} or later",
             )
 
-    def server_version(self) -> str:
-        with borrow(self._engine, "reading the server's version", deadlines.ADMIN) as connection:
-            _insist_version(connection)
-            return f"PostgreSQL {connection.info.parameter_status('server_version')}"
+    def product(self) -> str:
+        return f"PostgreSQL {self._server.version_text}"
 
-    def server_identity(self) -> str:
-        with self._writing("reading the server's identity") as connection:
-            row = connection.execute(
-                # The first eight digits of a WAL file's name are the timeline, which changes with every promotion; a
-                # standby has no file of its own to name.
-                "SELECT s.system_identifier, CASE WHEN pg_is_in_recovery() THEN c.timeline_id::text"
-                " ELSE left(pg_walfile_name(pg_current_wal_lsn()), 8) END, d.oid"
-                " FROM pg_control_system() AS s, pg_control_checkpoint() AS c, pg_database AS d"
-                " WHERE d.datname = current_database()"
-            ).fetchone()
-        if row is None:
-            raise AssertionError("BUG: a server without an identity")
-        return "/".join(map(str, row))
+    def check(self, connection: psycopg.Connection) -> None:
+        check(connection, self.name, STEPS)
 
-    # ---------------------------------------------------------------- schema
+    def provision(self, connection: psycopg.Connection) -> None:
+        provision(connection, self.name, STEPS)
 
-    def check_schema(self) -> None:
-        schema.require_head(self._engine)
-        with borrow(self._engine, "checking the schema", deadlines.ADMIN) as connection:
-            provision.check(provision.version(connection))
+    def drop(self, connection: psycopg.Connection) -> None:
+        with partitions.partition_lock(connection), connection.transaction():
+            drop_views(connection)
+            for table in Table:
+                for tier in reversed(ROLLUPS):
+                    connection.execute(sql.SQL("DROP VIEW IF EXISTS {}").format(sql.Identifier(table.relation(tier))))
+                    connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(parent(table, tier))))
+                connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(table.value)))
+            drop_rest(connection)
 
-    def provision(self) -> None:
-        with borrow(self._engine, "provisioning the time series", deadlines.ADMIN) as connection:
-            _insist_version(connection)
-            provision.provision(connection)
-        today = datetime.now(UTC)
-        self.ensure_partitions(Window(today, today + AHEAD))
+    def audit(self, connection: psycopg.Connection, keep: Mapping[Tier, timedelta | None]) -> Sequence[str]:
+        # The server has no jobs of its own here.
+        return []
 
-    def drop(self) -> None:
-        with borrow(self._engine, "dropping the time series", deadlines.ADMIN) as connection:
-            provision.drop(connection)
+    def ensure_partitions(self, connection: psycopg.Connection, window: Window) -> int:
+        return sum(partitions.ensure(connection, table, list(Tier), window) for table in Table)
 
-    def ensure_partitions(self, window: Window) -> int:
-        with borrow(self._engine, "making partitions", deadlines.DDL) as connection:
-            return sum(partitions.ensure(connection, table, list(Tier), window) for table in Table)
+    def refresh(
+        self, connection: psycopg.Connection, table: Table, tier: Tier, closed_before: datetime, limit: int
+    ) -> RefreshResult:
+        return rollups.refresh(connection, table, tier, closed_before, limit)
 
-    # ---------------------------------------------------------------- writing
+    def mark(self, connection: psycopg.Connection, table: Table, window: Window) -> int:
+        return rollups.mark(connection, table, window)
 
-    @contextmanager
-    def _writing(self, doing: str) -> Iterator[psycopg.Connection]:
-        """Lend the writer's connection; after an error it is made anew, because its state is not known."""
-        if self._writer is None or self._writer.closed:
-            self._drop_writer()
-            self._writer = connect(self._url)
-        try:
-            yield self._writer
-        except psycopg.Error as exc:
-            if not is_permanent(exc.sqlstate):
-                self._drop_writer()
-            raise translate(exc, doing) from exc
+    def verify_tier(
+        self, connection: psycopg.Connection, table: Table, tier: Tier, window: Window, against: Tier
+    ) -> Sequence[Mismatch]:
+        return rollups.verify_tier(connection, table, tier, window, against)
 
-    def _drop_writer(self) -> None:
-        self._ids.forget()
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-
-    def claim_collector(self, name: str) -> None:
-        with self._writing("claiming the database") as connection:
-            insist_direct(connection)
-            if claim.take(connection):
-                self._claim = claim.own(connection)
-                return
-            holder = claim.holder(connection)
-            if holder is not None and holder.backend == self._claim:
-                # A connection of ours that was cut: the server has not noticed yet, and may not for minutes.
-                claim.end(connection, holder)
-        found = f"a collector on {holder.address}, backend {holder.backend[0]}," if holder else "another collector"
-        raise CollectorRunning(f"database is taken: {found} holds it; stop that one before collector {name} starts")
-
-    def open_session(self, session: Session) -> int:
-        with self._writing("recording the session") as connection:
-            return self._ids.session(connection, session)
-
-    def close_session(self, session: Session) -> None:
-        with self._writing("closing the session") as connection:
-            connection.execute(
-                "UPDATE collector_sessions SET ended_at = now(), last_seen_at = now() WHERE uuid = %s", (session.uuid,)
-            )
-
-    def write(self, batch: Batch) -> WriteResult:
-        with self._writing(f"writing batch {batch.name}") as connection:
-            return ingest.write(connection, self._ids, batch)
-
-    def abandon(self, batch_range: range, spool_id: str, reason: str) -> None:
-        with self._writing("recording dropped batches") as connection:
-            ingest.abandon(connection, batch_range, spool_id, reason)
-
-    # ---------------------------------------------------------------- rollups
-
-    def dirty(self, table: Table, tier: Tier, closed_before: datetime) -> Sequence[datetime]:
-        with borrow(self._engine, "reading marks", deadlines.READ) as connection:
-            return rollups.dirty(connection, table, tier, closed_before)
-
-    def refresh(self, table: Table, tier: Tier, *, closed_before: datetime, limit: int = 120) -> RefreshResult:
-        while True:
-            try:
-                with borrow(self._engine, f"refreshing {table.relation(tier)}", deadlines.REFRESH) as connection:
-                    return rollups.refresh(connection, table, tier, closed_before, limit)
-            except TransientStorageError as exc:
-                # Out of time: the same buckets again would be, too, and no later one would ever have its turn.
-                if exc.sqlstate != QUERY_CANCELED or limit == 1:
-                    raise
-                limit = max(1, limit // 4)
-
-    def mark(self, table: Table, window: Window) -> int:
-        with borrow(self._engine, f"marking {table}", deadlines.REFRESH) as connection:
-            return rollups.mark(connection, table, window)
-
-    def verify_tier(self, table: Table, tier: Tier, window: Window, *, against: Tier = Tier.RAW) -> Sequence[Mismatch]:
-        with borrow(self._engine, f"verifying {table.relation(tier)}", deadlines.VERIFY) as connection:
-            return rollups.verify_tier(connection, table, tier, window, against)
-
-    def verify_ledger(self) -> Sequence[LedgerDay]:
-        with borrow(self._engine, "verifying the ledger", deadlines.VERIFY) as connection:
-            return retention.ledger_days(connection)
-
-    # ---------------------------------------------------------------- retention
-
-    def horizons(self) -> Sequence[Horizon]:
-        with borrow(self._engine, "reading horizons", deadlines.READ) as connection:
-            return retention.horizons(connection)
-
-    def partitions(self, table: Table, tier: Tier) -> Sequence[Partition]:
-        with borrow(self._engine, "listing partitions", deadlines.READ) as connection:
-            return partitions.listed(connection, table, tier)
+    def partitions(self, connection: psycopg.Connection, table: Table, tier: Tier) -> Sequence[Partition]:
+        return partitions.listed(connection, table, tier)
 
     def boundary(self, tier: Tier, moment: datetime) -> datetime:
         return slice_of(Table.HEALTH, tier, moment).window.start
 
-    def close_below(self, table: Table, tier: Tier, boundary: datetime) -> None:
-        with borrow(self._engine, f"closing {table.relation(tier)}", deadlines.DDL) as connection:
-            retention.close_below(connection, table, tier, boundary)
-
-    def drop_below(self, table: Table, tier: Tier, boundary: datetime) -> Sequence[Partition]:
-        with borrow(self._engine, f"dropping from {table.relation(tier)}", deadlines.DDL) as connection:
-            return retention.drop_below(connection, table, tier, boundary)
-
-    def purge_ledger(self, before: datetime, limit: int = 50_000) -> int:
-        with borrow(self._engine, "purging the ledger", deadlines.REFRESH) as connection:
-            return retention.purge_ledger(connection, before, limit)
-
-    # ---------------------------------------------------------------- reading
-
-    def query(self, sql: str, parameters: Mapping[str, object] | None = None) -> Rows:
-        try:
-            with self._engine.begin() as connection:
-                # Per transaction, so that a pooler may hand each one another server process.
-                connection.execute(text("SET TRANSACTION READ ONLY"))
-                for setting in SESSION:
-                    connection.execute(text(f"SET LOCAL {setting}"))
-                connection.execute(text(f"SET LOCAL statement_timeout = {deadlines.READ.statement_ms}"))
-                answer = connection.execute(text(sql), dict(parameters or {}))
-                return Rows(columns=tuple(answer.keys()), rows=[tuple(row) for row in answer])
-        except SQLAlchemyError as exc:
-            raise translate(exc, "query") from exc
+    def drop_before(
+        self, connection: psycopg.Connection, table: Table, tier: Tier, boundary: datetime
+    ) -> Sequence[Partition]:
+        return partitions.drop_before(connection, table, tier, boundary)
 
 
-def _insist_version(connection: psycopg.Connection) -> None:
-    if connection.info.server_version < MINIMUM_VERSION:
-        raise CapabilityMissing(
-            "engine postgresql",
-            found=f"PostgreSQL {connection.info.parameter_status('server_version')}",
-            needed=f"PostgreSQL {MINIMUM_VERSION // 10_000} or later",
-        )
+def _first(connection: psycopg.Connection) -> None:
+    """Make everything of version 1."""
+    for name in ("marks", "marks_bucket"):
+        connection.execute(statement(name))
+    make_ledger(connection)
+    make_functions(connection)
+    for table in Table:
+        _raw(connection, table)
+        for tier in ROLLUPS:
+            _materialised(connection, table, tier)
+            rows = sql.SQL("(\n{}\n)").format(exact(table, tier))
+            connection.execute(view(table, tier, rows))
+    make_views(connection)
 
 
-_: type[Store] = PostgresqlStore
+def _second(connection: psycopg.Connection) -> None:
+    """Tell which engine the time series are for; let latency bins be added up with an empty ``search_path``."""
+    connection.execute(
+        "ALTER TABLE provision_version ADD COLUMN IF NOT EXISTS engine text NOT NULL DEFAULT 'postgresql'"
+    )
+    make_bins_add(connection)
+
+
+#: Step number n turns version n - 1 into version n.
+STEPS: Steps = {1: _first, 2: _second}
+
+
+def _raw(connection: psycopg.Connection, table: Table) -> None:
+    name, entity = sql.Identifier(table.value), sql.Identifier(table.entity)
+    if table is Table.HEALTH:
+        connection.execute(statement("health_checks"))
+        connection.execute(statement("health_checks_entity"))
+    else:
+        connection.execute(statement("samples", table=name, entity=entity))
+        index = sql.Identifier(f"{table.value}_entity")
+        connection.execute(statement("samples_entity", index=index, table=name, entity=entity))
+    brin = sql.Identifier(f"{table.value}_brin")
+    connection.execute(statement("brin", index=brin, table=name, time=sql.Identifier("ts")))
+
+
+def _materialised(connection: psycopg.Connection, table: Table, tier: Tier) -> None:
+    relation = parent(table, tier)
+    shape = "health_mat" if table is Table.HEALTH else "samples_mat"
+    connection.execute(statement(shape, table=sql.Identifier(relation), entity=sql.Identifier(table.entity)))
+    brin = sql.Identifier(f"{relation}_brin")
+    connection.execute(statement("brin", index=brin, table=sql.Identifier(relation), time=sql.Identifier("bucket")))
+
+
+_: type[Series] = PostgresqlSeries

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from enum import Enum
 from typing import Protocol
 
@@ -23,7 +23,7 @@ from storage.model import Session, Table, Tier, Window
 class Capability(Enum):
     """What an engine may or may not be able to do."""
 
-    #: Public views equal a GROUP BY over raw at every moment, not only after a refresh.
+    #: Public views equal a GROUP BY over raw at every moment, not only where nothing is marked.
     EXACT_VIEWS = "views that are exact at every moment"
     #: Batches are written by COPY.
     COPY = "binary COPY"
@@ -31,6 +31,8 @@ class Capability(Enum):
     SEVERAL_WRITERS = "several writers at once"
     #: Old rows are kept by column.
     COLUMNSTORE = "columnstore"
+    #: The server refreshes and compresses by jobs of its own, whether a daemon runs or not.
+    SERVER_JOBS = "background jobs of the server"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,10 +112,25 @@ class Rows:
 class Store(Protocol):
     """A database that holds the relational tables, the time series and their rollups."""
 
-    #: ``postgresql``, ``timescaledb`` or ``sqlite``.
-    engine_name: str
-    #: What this engine, on this server, can do.
-    capabilities: frozenset[Capability]
+    @property
+    def engine_name(self) -> str:
+        """Return ``postgresql``, ``timescaledb`` or ``sqlite``."""
+        ...
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """Return what this engine, on this server, can do."""
+        ...
+
+    @property
+    def grace(self) -> timedelta:
+        """
+        Return how long a bucket is left alone after its end before a daemon refreshes it.
+
+        The polls of its last second are on their way until then, and the server's own jobs, where it has any, come
+        first.
+        """
+        ...
 
     @property
     def engine(self) -> Engine:
@@ -162,6 +179,15 @@ class Store(Protocol):
 
     def drop(self) -> None:
         """Drop the time-series half, data included."""
+        ...
+
+    def audit(self, keep: Mapping[Tier, timedelta | None]) -> Sequence[str]:
+        """
+        Look for what would make the server's own jobs lose or miss rollups; return one line for each danger.
+
+        Args:
+            keep: How long each tier is kept; ``None`` is for ever.
+        """
         ...
 
     def ensure_partitions(self, window: Window) -> int:
@@ -276,6 +302,19 @@ class Store(Protocol):
 
     # ---------------------------------------------------------------- reading
 
-    def query(self, sql: str, parameters: Mapping[str, object] | None = None) -> Rows:
-        """Run a read-only statement with ``:name`` parameters and return everything it answers."""
+    def query(
+        self,
+        sql: str,
+        parameters: Mapping[str, object] | None = None,
+        *,
+        types: Mapping[str, type] | None = None,
+    ) -> Rows:
+        """
+        Run a read-only statement with ``:name`` parameters and return everything it answers.
+
+        Args:
+            parameters: By name; moments are aware.
+            types: Columns of the answer whose values are to be ``datetime`` (aware UTC) or ``bool``. An engine that has
+                no such type stores numbers and needs to be told; the others know.
+        """
         ...

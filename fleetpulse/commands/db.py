@@ -17,14 +17,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fleetpulse.commands.options import Config, DatabaseUrl, Home, settings_of
 from fleetpulse.console import complain, note, write
-from fleetpulse.database import located, opened, upgrade
+from fleetpulse.database import located, opened, store_at, upgrade
 from fleetpulse.settings import Settings
 from storage import schema
 from storage.cluster import Cluster
 from storage.embedded import EmbeddedServer
 from storage.errors import CapabilityMissing, SchemaMismatch, SettingsError, StorageError
 from storage.model import Table, Tier
-from storage.open import open_store
 from storage.store import Store
 
 app = typer.Typer(no_args_is_help=True, help="Upgrade and inspect the schema, control the embedded server.")
@@ -36,7 +35,7 @@ def upgrade_schema(config: Config = None, database_url: DatabaseUrl = None, home
     Bring the schema up to this version of fleetpulse; makes the embedded database where there is none.
     """
     settings = settings_of(config, database_url, home)
-    with located(settings, create=True) as url, closing(open_store(url)) as store:
+    with located(settings, create=True) as url, closing(store_at(settings, url)) as store:
         before = schema.current(store.engine)
         upgrade(store)
         store.check_schema()

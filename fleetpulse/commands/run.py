@@ -25,13 +25,12 @@ from collector.simulator.faults import parse_faults
 from collector.simulator.fleet import FleetProcess
 from fleetpulse.commands.options import Config, DatabaseUrl, Home, settings_of
 from fleetpulse.console import note, stdout
-from fleetpulse.database import located, make_ready
+from fleetpulse.database import is_ours, located, make_ready, store_at
 from fleetpulse.live import Screen, drawn, looks_live, summary
 from fleetpulse.quantities import format_duration, parse_duration
 from fleetpulse.settings import Settings
 from storage.errors import SettingsError
 from storage.model import AgentSpec
-from storage.open import open_store
 
 #: How the agents of the demo are polled: often enough that something happens while one looks on.
 DEMO_INTERVAL_S = 2.0
@@ -98,7 +97,7 @@ def run(
     named = settings.database_url()
     if named is not None:
         # The writer opens it, and may take its time; an address that cannot be read is told at once.
-        open_store(named).close()
+        store_at(settings, named).close()
     bound = format_duration(timedelta(seconds=run_for_s)) if run_for_s is not None else ""
     screen = Screen(f"fleetpulse {settings.collector.name}", bound)
     console = stdout()
@@ -114,7 +113,7 @@ def run(
             stack.enter_context(_table(screen, console, settings.home / LOG_FILE, formatter))
         code = daemon.main(
             collector,
-            lambda: open_store(url),
+            lambda: store_at(settings, url),
             policy=settings.retention_policy(),
             run_for_s=run_for_s,
             on_snapshot=screen.publish,
@@ -125,12 +124,12 @@ def run(
 
 def _make_ready(url: str, settings: Settings) -> None:
     """
-    Bring an embedded database up to this code.
+    Bring a database that is ours alone up to this code.
 
-    A named database is for the daemon's writer to check: it may be away just now, and its schema is not ours to change.
+    Another one is for the daemon's writer to check: it may be away just now, and its schema is not ours to change.
     """
-    if settings.database_url() is None:
-        with closing(open_store(url)) as store:
+    if is_ours(settings):
+        with closing(store_at(settings, url)) as store:
             make_ready(store, settings)
 
 

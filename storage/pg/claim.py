@@ -33,12 +33,10 @@ def take(connection: psycopg.Connection) -> bool:
     return row == (True,)
 
 
-def own(connection: psycopg.Connection) -> Backend:
-    """Return the server process of *connection*."""
+def own(connection: psycopg.Connection) -> Backend | None:
+    """Return the server process of *connection*; ``None`` where the server has no processes to tell of."""
     row = connection.execute("SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()").fetchone()
-    if row is None:
-        raise AssertionError("BUG: a connection without a server process")
-    return (row[0], row[1])
+    return None if row is None else (row[0], row[1])
 
 
 def holder(connection: psycopg.Connection) -> Holder | None:

@@ -8,9 +8,7 @@ behind the next one may have lost the last commits of the one before.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import LiteralString
 
 import numpy as np
@@ -18,15 +16,8 @@ import psycopg
 from numpy.typing import NDArray
 
 from storage.batch import Batch
+from storage.metric_labels import labels_digest, labels_json
 from storage.model import MetricKey, Session
-
-#: Canonical JSON of labels: what the digest is computed of.
-_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True)
-
-
-def labels_digest(labels: Sequence[tuple[str, str]]) -> bytes:
-    """Return the SHA-256 of *labels* as canonical JSON: what makes a metric unique beside its name and kind."""
-    return hashlib.sha256(_JSON.encode(dict(labels)).encode()).digest()
 
 
 class Ids:
@@ -104,7 +95,7 @@ class Ids:
             digests = [labels_digest(key.labels) for key in missing]
             names, kinds = [key.name for key in missing], [key.kind.value for key in missing]
             if insert:
-                labels = [_JSON.encode(dict(key.labels)) for key in missing]
+                labels = [labels_json(key.labels) for key in missing]
                 units, texts = [key.unit for key in missing], [key.description for key in missing]
                 connection.execute(
                     "INSERT INTO metrics (name, kind, labels, labels_digest, unit, description)"

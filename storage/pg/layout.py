@@ -1,22 +1,16 @@
 """
-Names, codes and columns of the time series on the PostgreSQL family.
+Locks, literals and the statements that compute rollups on the PostgreSQL family.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
-from types import MappingProxyType
+from datetime import UTC, datetime, timedelta
 
 from psycopg import sql
 
-from storage.model import Table, Tier, Window
+from storage.layout import TABLE_CODE, TIER_CODE, parent, rollup_columns
+from storage.model import Table, Tier
 from storage.queries import load
-
-TABLE_CODE: Mapping[Table, int] = MappingProxyType({Table.HEALTH: 1, Table.AGENT: 2, Table.SYSTEM: 3})
-TIER_CODE: Mapping[Tier, int] = MappingProxyType({Tier.RAW: 0, Tier.M1: 1, Tier.H1: 2, Tier.D1: 3})
 
 #: Where buckets are counted from.
 ORIGIN = sql.SQL("TIMESTAMPTZ '1970-01-01 00:00:00+00'")
@@ -31,30 +25,6 @@ PARTITION_LOCK = 0x666C7003
 #: Held by the one collector of the database.
 COLLECTOR_LOCK = 0x666C7004
 
-_HEALTH_ROLLUP = (
-    *("bucket", "agent_id", "n"),
-    *("healthy", "degraded", "unhealthy", "stalled", "timeout", "refused", "error", "skipped", "paused"),
-    *("latency_n", "latency_sum", "latency_min", "latency_max", "latency_last"),
-    *("late_max", "last_outcome", "latency_bins"),
-)
-
-
-def rollup_columns(table: Table) -> list[str]:
-    """Return the columns of a materialised tier of *table*, in order."""
-    if table is Table.HEALTH:
-        return list(_HEALTH_ROLLUP)
-    return ["bucket", table.entity, "metric_id", "n", "sum", "min", "max", "last"]
-
-
-def key_columns(table: Table) -> list[str]:
-    """Return the columns that identify a rollup row besides its bucket."""
-    return [table.entity] if table is Table.HEALTH else [table.entity, "metric_id"]
-
-
-def parent(table: Table, tier: Tier) -> str:
-    """Return the partitioned table that holds *tier*."""
-    return table.value if tier is Tier.RAW else f"{table.relation(tier)}_mat"
-
 
 def interval(step: timedelta) -> sql.Composable:
     """Return *step* as an SQL literal."""
@@ -66,59 +36,6 @@ def moment(value: datetime) -> sql.Composable:
     return sql.SQL(f"TIMESTAMPTZ '{value.astimezone(UTC).isoformat(sep=' ')}'")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Slice:
-    """One partition: its name and what it holds."""
-
-    name: str
-    window: Window
-
-
-def slice_of(table: Table, tier: Tier, at: datetime) -> Slice:
-    """
-    Return the partition of *tier* that holds *at*: days for raw and 1m, months for 1h, years for 1d.
-
-    Thirty days of a tier are some thirty partitions at the most: planning stays below a millisecond.
-    """
-    at = at.astimezone(UTC)
-    if tier in (Tier.RAW, Tier.M1):
-        start = at.replace(hour=0, minute=0, second=0, microsecond=0)
-        end, suffix = start + timedelta(days=1), f"{start:%Y%m%d}"
-    elif tier is Tier.H1:
-        start = at.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-        end, suffix = (start + timedelta(days=31)).replace(day=1), f"{start:%Y%m}"
-    else:
-        start = at.replace(month=1, day=1, hour=0, minute=0, second=0, microsecond=0)
-        end, suffix = start.replace(year=start.year + 1), f"{start:%Y}"
-    return Slice(name=f"{parent(table, tier)}_{suffix}", window=Window(start, end))
-
-
-def slices(table: Table, tier: Tier, window: Window) -> list[Slice]:
-    """Return the partitions that *window* touches, ascending."""
-    found: list[Slice] = []
-    at = window.start
-    while at < window.end:
-        found.append(slice_of(table, tier, at))
-        at = found[-1].window.end
-    return found
-
-
-def slice_from_name(table: Table, tier: Tier, name: str) -> Slice | None:
-    """Return the partition called *name*, ``None`` when it is not one of *tier*."""
-    match = re.fullmatch(rf"{parent(table, tier)}_(\d{{4}})(\d{{2}})?(\d{{2}})?", name)
-    if match is None:
-        return None
-    year, month, day = (int(part) if part else 1 for part in match.groups())
-    at = date(year, month, day)
-    found = slice_of(table, tier, datetime(at.year, at.month, at.day, tzinfo=UTC))
-    return found if found.name == name else None
-
-
-def leaf(table: Table, day: date) -> str:
-    """Return the raw partition of a UTC day."""
-    return f"{table.value}_{day:%Y%m%d}"
-
-
 _ROLLUPS = "sql/postgresql/rollups.sql"
 
 
@@ -126,25 +43,53 @@ def computed(
     table: Table, tier: Tier, source: sql.Composable, start: sql.Composable, end: sql.Composable
 ) -> sql.Composed:
     """Return the SELECT that computes *tier* from *source*, the rows of the tier below in ``[start, end)``."""
-    return _computed(table, tier, "raw" if tier.finer is Tier.RAW else "tier", source, start, end)
+    return _bounded(table, tier, tier.finer, source, start, end)
 
 
 def computed_from_raw(table: Table, tier: Tier, start: sql.Composable, end: sql.Composable) -> sql.Composed:
     """Return the SELECT that computes *tier* from raw rows in one step: what every tier must equal."""
-    return _computed(table, tier, "raw", sql.Identifier(table.value), start, end)
+    return _bounded(table, tier, Tier.RAW, sql.Identifier(table.value), start, end)
 
 
-def _computed(
-    table: Table, tier: Tier, below: str, source: sql.Composable, start: sql.Composable, end: sql.Composable
+def _bounded(
+    table: Table, tier: Tier, below: Tier, source: sql.Composable, start: sql.Composable, end: sql.Composable
 ) -> sql.Composed:
+    time = sql.Identifier("r", time_column(below))
+    return aggregated(
+        table,
+        below,
+        source,
+        bucket=sql.SQL("date_bin({}, {}, {})").format(interval(tier.step), time, ORIGIN),
+        epoch=sql.SQL("date_part('epoch', {})").format(time),
+        within=sql.SQL("{} >= {}\n  AND {} < {}").format(time, start, time, end),
+    )
+
+
+def time_column(tier: Tier) -> str:
+    """Return the column of *tier* that holds the time."""
+    return "ts" if tier is Tier.RAW else "bucket"
+
+
+def aggregated(
+    table: Table,
+    below: Tier,
+    source: sql.Composable,
+    *,
+    bucket: sql.Composable,
+    epoch: sql.Composable,
+    within: sql.Composable,
+) -> sql.Composed:
+    """
+    Return the SELECT that aggregates rows *r* of *source*, a relation of the tier *below*.
+
+    Args:
+        bucket: What puts a row into its bucket.
+        epoch: A row's time in seconds.
+        within: Condition on the rows that are read.
+    """
     family = "health" if table is Table.HEALTH else "samples"
-    return sql.SQL(load("storage", _ROLLUPS)[f"{family}_from_{below}"]).format(
-        step=interval(tier.step),
-        origin=ORIGIN,
-        source=source,
-        start=start,
-        end=end,
-        entity=sql.Identifier(table.entity),
+    return sql.SQL(load("storage", _ROLLUPS)[f"{family}_from_{'raw' if below is Tier.RAW else 'tier'}"]).format(
+        bucket=bucket, epoch=epoch, source=source, within=within, entity=sql.Identifier(table.entity)
     )
 
 
@@ -192,8 +137,8 @@ def _within(alias: str, start: sql.Composable | None, end: sql.Composable | None
     return sql.SQL("{} >= {} AND {} < {}").format(column, start, column, end)
 
 
-def view(table: Table, tier: Tier) -> sql.Composed:
-    """Return the statement that makes the public view of *tier*."""
+def view(table: Table, tier: Tier, rows: sql.Composable) -> sql.Composed:
+    """Return the statement that makes the public view of *tier* over *rows*, a relation or a parenthesised SELECT."""
     averages = (
         sql.SQL("u.latency_sum / nullif(u.latency_n, 0) AS latency_avg")
         if table is Table.HEALTH
@@ -203,5 +148,5 @@ def view(table: Table, tier: Tier) -> sql.Composed:
         view=sql.Identifier(table.relation(tier)),
         columns=sql.SQL(", ").join(sql.Identifier("u", name) for name in rollup_columns(table)),
         averages=averages,
-        exact=exact(table, tier),
+        rows=rows,
     )

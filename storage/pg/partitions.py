@@ -16,17 +16,9 @@ from datetime import datetime
 import psycopg
 from psycopg import sql
 
+from storage.layout import TABLE_CODE, TIER_CODE, Slice, parent, slice_from_name, slices
 from storage.model import Table, Tier, Window
-from storage.pg.layout import (
-    PARTITION_LOCK,
-    TABLE_CODE,
-    TIER_CODE,
-    Slice,
-    moment,
-    parent,
-    slice_from_name,
-    slices,
-)
+from storage.pg.layout import PARTITION_LOCK, moment
 from storage.store import Partition
 
 log = logging.getLogger(__name__)

@@ -1,26 +1,24 @@
 """
-The time-series half of the schema on plain PostgreSQL: made, brought up to date, dropped.
+The time-series half of the schema on the PostgreSQL family: made, brought up to date, dropped.
 
-Its version is one number in ``provision_version``. Version 1 makes everything; later versions add a step to ``STEPS``
-that turns the version before into them. All steps that are needed run in one transaction.
+Its version is one number in ``provision_version``, beside the engine that it was made for. Version 1 makes everything;
+later versions are steps that turn the version before into them. All steps that are needed run in one transaction.
+Raw tables and tiers are the engines' own; ledger, horizons, functions and public views are here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import psycopg
 from psycopg import sql
 
 from storage.errors import SchemaMismatch
-from storage.model import ROLLUPS, Table, Tier
-from storage.pg.layout import parent, view
 from storage.pg.partitions import partition_lock
 from storage.queries import load
 
 _PROVISION = "sql/postgresql/provision.sql"
 
-#: Statements of version 1 that make the tables and functions, in order.
 _FUNCTIONS = (
     "latency_bin",
     "latency_bins_pack",
@@ -35,8 +33,6 @@ _PUBLIC_VIEWS = ("observation", "fleet_health", "availability", "incidents")
 #: Public view to the rollup that it reads.
 _LOAD_VIEWS = {"system_load": "system_metrics_1m", "system_load_1h": "system_metrics_1h"}
 _LEDGER = (
-    "marks",
-    "marks_bucket",
     "horizons",
     "horizons_rows",
     "ingest_batches",
@@ -46,58 +42,46 @@ _LEDGER = (
     "quarantine",
 )
 
+#: Step number n turns version n - 1 into version n.
+Steps = Mapping[int, Callable[[psycopg.Connection], None]]
 
-def _statement(name: str, **parts: sql.Composable) -> sql.Composed:
+
+def statement(name: str, **parts: sql.Composable) -> sql.Composed:
+    """Return a statement of ``sql/postgresql/provision.sql`` with its placeholders filled."""
     return sql.SQL(load("storage", _PROVISION)[name]).format(**parts)
 
 
-def _first(connection: psycopg.Connection) -> None:
-    """Make everything of version 1."""
-    for name in (*_LEDGER, *_FUNCTIONS):
-        # Function bodies hold braces of their own: only statements with placeholders are formatted.
+def make_ledger(connection: psycopg.Connection) -> None:
+    """Make horizons and ledger."""
+    for name in _LEDGER:
         connection.execute(load("storage", _PROVISION)[name])
-    for table in Table:
-        _raw(connection, table)
-        for tier in ROLLUPS:
-            _materialised(connection, table, tier)
-            connection.execute(view(table, tier))
+
+
+def make_functions(connection: psycopg.Connection) -> None:
+    """Make the functions that rollups are computed with."""
+    for name in _FUNCTIONS:
+        if name == "latency_bins_add":
+            make_bins_add(connection)
+        else:
+            # Function bodies hold braces of their own: only statements with placeholders are formatted.
+            connection.execute(load("storage", _PROVISION)[name])
+
+
+def make_bins_add(connection: psycopg.Connection) -> None:
+    """Make, or make anew, the state transition that adds up latency bins."""
+    row = connection.execute("SELECT current_schema()").fetchone()
+    if row is None or row[0] is None:
+        raise AssertionError("BUG: a connection without a schema")
+    connection.execute(statement("latency_bins_add", pack=sql.Identifier(row[0], "latency_bins_pack")))
+
+
+def make_views(connection: psycopg.Connection) -> None:
+    """Make the public views over tiers that are there, and the functions that they share."""
     for name in (*_VIEW_FUNCTIONS, *_PUBLIC_VIEWS):
         connection.execute(load("storage", _VIEWS)[name])
     for name, rollup in _LOAD_VIEWS.items():
-        statement = sql.SQL(load("storage", _VIEWS)["system_load"])
-        connection.execute(statement.format(view=sql.Identifier(name), rollup=sql.Identifier(rollup)))
-
-
-def _raw(connection: psycopg.Connection, table: Table) -> None:
-    name, entity = sql.Identifier(table.value), sql.Identifier(table.entity)
-    if table is Table.HEALTH:
-        connection.execute(_statement("health_checks"))
-        connection.execute(_statement("health_checks_entity"))
-    else:
-        connection.execute(_statement("samples", table=name, entity=entity))
-        index = sql.Identifier(f"{table.value}_entity")
-        connection.execute(_statement("samples_entity", index=index, table=name, entity=entity))
-    brin = sql.Identifier(f"{table.value}_brin")
-    connection.execute(_statement("brin", index=brin, table=name, time=sql.Identifier("ts")))
-
-
-def _materialised(connection: psycopg.Connection, table: Table, tier: Tier) -> None:
-    relation = parent(table, tier)
-    shape = "health_mat" if table is Table.HEALTH else "samples_mat"
-    connection.execute(_statement(shape, table=sql.Identifier(relation), entity=sql.Identifier(table.entity)))
-    connection.execute(
-        _statement(
-            "brin",
-            index=sql.Identifier(f"{relation}_brin"),
-            table=sql.Identifier(relation),
-            time=sql.Identifier("bucket"),
-        )
-    )
-
-
-#: Step number n turns version n - 1 into version n.
-STEPS: dict[int, Callable[[psycopg.Connection], None]] = {1: _first}
-VERSION = max(STEPS)
+        made = sql.SQL(load("storage", _VIEWS)["system_load"])
+        connection.execute(made.format(view=sql.Identifier(name), rollup=sql.Identifier(rollup)))
 
 
 def version(connection: psycopg.Connection) -> int:
@@ -108,71 +92,90 @@ def version(connection: psycopg.Connection) -> int:
     return int(row[0]) if row else 0
 
 
-def provision(connection: psycopg.Connection) -> None:
+def provisioned_for(connection: psycopg.Connection) -> str | None:
+    """Return the engine that the time series were made for, ``None`` when nothing is provisioned."""
+    if connection.execute("SELECT to_regclass('provision_version')").fetchone() == (None,):
+        return None
+    # Through JSON, because the first version had no such column, and one engine.
+    row = connection.execute("SELECT coalesce(to_jsonb(v) ->> 'engine', 'postgresql') FROM provision_version AS v")
+    found = row.fetchone()
+    return str(found[0]) if found else None
+
+
+def provision(connection: psycopg.Connection, engine: str, steps: Steps) -> None:
     """
-    Bring the time-series half up to this code's version; does nothing when it is there.
+    Bring the time-series half up to the last of *steps*; does nothing when it is there.
 
     Raises:
-        SchemaMismatch: The database was provisioned by newer code.
+        SchemaMismatch: The database was provisioned by newer code, or for another engine.
     """
+    needed = max(steps)
     with partition_lock(connection), connection.transaction():
         found = version(connection)
-        check(found, upgrading=True)
-        if found == VERSION:
+        check(connection, engine, steps, upgrading=True)
+        if found == needed:
             return
-        connection.execute(_statement("version_table"))
-        for step in range(found + 1, VERSION + 1):
-            STEPS[step](connection)
+        connection.execute(statement("version_table"))
+        for step in range(found + 1, needed + 1):
+            steps[step](connection)
         connection.execute(
-            "INSERT INTO provision_version (version) VALUES (%s)"
+            "INSERT INTO provision_version (version, engine) VALUES (%s, %s)"
             " ON CONFLICT (only_row) DO UPDATE SET version = excluded.version",
-            (VERSION,),
+            (needed, engine),
         )
 
 
-def check(found: int, *, upgrading: bool = False) -> None:
+def check(connection: psycopg.Connection, engine: str, steps: Steps, *, upgrading: bool = False) -> None:
     """
-    Insist that version *found* suits this code.
+    Insist that the time series of the database suit this code.
 
     Raises:
-        SchemaMismatch: It does not; older versions pass when *upgrading*.
+        SchemaMismatch: They do not; older versions pass when *upgrading*.
     """
-    if found > VERSION:
+    made_for = provisioned_for(connection)
+    if made_for not in (None, engine):
         raise SchemaMismatch(
-            f"time series are at version {found}, code knows up to {VERSION}: install the newer fleetpulse",
-            found=str(found),
-            needed=str(VERSION),
+            f'time series were made for engine {made_for}, code uses {engine}: set engine = "{made_for}", '
+            "or move to another database",
+            found=made_for,
+            needed=engine,
         )
-    if found < VERSION and not upgrading:
+    found, needed = version(connection), max(steps)
+    if found > needed:
+        raise SchemaMismatch(
+            f"time series are at version {found}, code knows up to {needed}: install the newer fleetpulse",
+            found=str(found),
+            needed=str(needed),
+        )
+    if found < needed and not upgrading:
         state = f"are at version {found}" if found else "are not provisioned"
         raise SchemaMismatch(
-            f'time series {state}, code needs version {VERSION}: run "fleetpulse db upgrade"',
+            f'time series {state}, code needs version {needed}: run "fleetpulse db upgrade"',
             found=str(found),
-            needed=str(VERSION),
+            needed=str(needed),
         )
 
 
-def drop(connection: psycopg.Connection) -> None:
-    """Drop the time-series half, data included."""
-    with partition_lock(connection), connection.transaction():
-        for name in reversed((*_PUBLIC_VIEWS, *_LOAD_VIEWS)):
-            connection.execute(sql.SQL("DROP VIEW IF EXISTS {}").format(sql.Identifier(name)))
-        for name in reversed(_VIEW_FUNCTIONS):
-            connection.execute(sql.SQL("DROP FUNCTION IF EXISTS {}").format(sql.Identifier(name)))
-        for table in Table:
-            for tier in reversed(ROLLUPS):
-                connection.execute(sql.SQL("DROP VIEW IF EXISTS {}").format(sql.Identifier(table.relation(tier))))
-                connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(parent(table, tier))))
-            connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(table.value)))
-        connection.execute(
-            "DROP TABLE IF EXISTS marks, horizons, ingest_batches, ingest_batch_days, ingest_rejections, quarantine,"
-            " provision_version"
-        )
-        connection.execute("DROP AGGREGATE IF EXISTS latency_bins_merge(int[])")
-        for function in (
-            "latency_bins_add(int[], int[])",
-            "latency_bins_pack(int[])",
-            "latency_quantile(int[], float8, float8)",
-            "latency_bin(float8)",
-        ):
-            connection.execute(sql.SQL(f"DROP FUNCTION IF EXISTS {function}"))
+def drop_views(connection: psycopg.Connection) -> None:
+    """Drop the public views and what they share."""
+    for name in reversed((*_PUBLIC_VIEWS, *_LOAD_VIEWS)):
+        connection.execute(sql.SQL("DROP VIEW IF EXISTS {}").format(sql.Identifier(name)))
+    for name in reversed(_VIEW_FUNCTIONS):
+        connection.execute(sql.SQL("DROP FUNCTION IF EXISTS {}").format(sql.Identifier(name)))
+
+
+def drop_rest(connection: psycopg.Connection) -> None:
+    """Drop ledger, marks and functions, after everything that uses them."""
+    connection.execute(
+        "DROP TABLE IF EXISTS marks, horizons, ingest_batches, ingest_batch_days, ingest_rejections, quarantine,"
+        " provision_version"
+    )
+    connection.execute("DROP AGGREGATE IF EXISTS latency_bins_merge(int[])")
+    functions: Sequence[sql.SQL] = (
+        sql.SQL("latency_bins_add(int[], int[])"),
+        sql.SQL("latency_bins_pack(int[])"),
+        sql.SQL("latency_quantile(int[], float8, float8)"),
+        sql.SQL("latency_bin(float8)"),
+    )
+    for function in functions:
+        connection.execute(sql.SQL("DROP FUNCTION IF EXISTS {}").format(function))

@@ -1,19 +1,20 @@
 """
-Moving horizons and dropping what lies below them, on plain PostgreSQL; ``rollups.retention`` decides when.
+Moving horizons and dropping what lies below them, on the PostgreSQL family; ``rollups.retention`` decides when.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 import psycopg
 from psycopg import sql
 
 from storage.errors import NotSettled, StorageError
+from storage.layout import TABLE_CODE, TIER_CODE
 from storage.model import Table, Tier
-from storage.pg import partitions
 from storage.pg.connection import insist_direct
-from storage.pg.layout import GATE_LOCK, TABLE_CODE, TIER_CODE
+from storage.pg.layout import GATE_LOCK
 from storage.pg.rollups import dropped_horizon, refresh_lock
 from storage.queries import load
 from storage.store import Horizon, LedgerDay, Partition
@@ -47,8 +48,14 @@ def close_below(connection: psycopg.Connection, table: Table, tier: Tier, bounda
         )
 
 
-def drop_below(connection: psycopg.Connection, table: Table, tier: Tier, boundary: datetime) -> list[Partition]:
-    """Drop what *tier* holds below *boundary*, which must be closed and clean; see ``Store.drop_below``."""
+def drop_below(
+    connection: psycopg.Connection,
+    table: Table,
+    tier: Tier,
+    boundary: datetime,
+    drop: Callable[[psycopg.Connection, Table, Tier, datetime], Sequence[Partition]],
+) -> Sequence[Partition]:
+    """Have *drop* take what *tier* holds below *boundary*, which must be closed and clean; see ``Store.drop_below``."""
     insist_direct(connection)
     with refresh_lock(connection, table, wait=True):
         with connection.transaction():
@@ -57,7 +64,7 @@ def drop_below(connection: psycopg.Connection, table: Table, tier: Tier, boundar
                 "UPDATE horizons SET dropped_before = greatest(dropped_before, %s) WHERE tbl = %s AND tier = %s",
                 (boundary, TABLE_CODE[table], TIER_CODE[tier]),
             )
-        return partitions.drop_before(connection, table, tier, boundary)
+        return drop(connection, table, tier, boundary)
 
 
 def _insist_settled(connection: psycopg.Connection, table: Table, tier: Tier, boundary: datetime) -> None:

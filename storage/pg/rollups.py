@@ -10,7 +10,7 @@ commits meanwhile is outside the snapshot, as are its rows: it stays, and the bu
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 
@@ -18,24 +18,11 @@ import psycopg
 from psycopg import IsolationLevel, errors, sql
 
 from storage import deadlines
+from storage.layout import TABLE_CODE, TIER_CODE, key_columns, parent, rollup_columns, slices
 from storage.model import ROLLUPS, Table, Tier, Window, ceil
 from storage.pg import partitions
 from storage.pg.connection import insist_direct, set_deadline
-from storage.pg.layout import (
-    ORIGIN,
-    REFRESH_LOCK,
-    TABLE_CODE,
-    TIER_CODE,
-    computed,
-    computed_from_raw,
-    exact,
-    interval,
-    key_columns,
-    moment,
-    parent,
-    rollup_columns,
-    slices,
-)
+from storage.pg.layout import ORIGIN, REFRESH_LOCK, computed, computed_from_raw, exact, interval, moment
 from storage.queries import load
 from storage.store import Mismatch, RefreshResult
 
@@ -82,7 +69,7 @@ def refresh(
         buckets = dirty(connection, table, tier, closed_before)[:limit]
         if not buckets:
             return RefreshResult()
-        runs = list(_runs(buckets, tier))
+        runs = list(runs_of(buckets, tier))
         for run in runs:
             partitions.ensure(connection, table, [tier], run)
         touched = {part.name for run in runs for part in slices(table, tier, run)}
@@ -130,10 +117,17 @@ def _recompute(connection: psycopg.Connection, table: Table, tier: Tier, buckets
     ).fetchall()
     buckets = sorted({bucket for _, bucket in marks})
     rows = 0
-    for run in _runs(buckets, tier):
+    for run in runs_of(buckets, tier):
         delete, insert = recompute_statements(table, tier, run)
         connection.execute(delete)
         rows += connection.execute(insert).rowcount
+    pass_on(connection, table, tier, buckets)
+    connection.execute("DELETE FROM marks WHERE mark_id = ANY(%s)", ([mark for mark, _ in marks],))
+    return RefreshResult(buckets=len(buckets), rows=rows, marks=len(marks))
+
+
+def pass_on(connection: psycopg.Connection, table: Table, tier: Tier, buckets: Sequence[datetime]) -> None:
+    """Mark the buckets of the next tier that *buckets* of *tier*, computed anew, lie in."""
     coarser = tier.coarser
     if coarser is not None:
         connection.execute(
@@ -141,10 +135,8 @@ def _recompute(connection: psycopg.Connection, table: Table, tier: Tier, buckets
                 "INSERT INTO marks (tbl, tier, bucket)"
                 " SELECT DISTINCT %s, %s, date_bin({}, b, {}) FROM unnest(%s::timestamptz[]) AS b"
             ).format(interval(coarser.step), ORIGIN),
-            (TABLE_CODE[table], TIER_CODE[coarser], buckets),
+            (TABLE_CODE[table], TIER_CODE[coarser], list(buckets)),
         )
-    connection.execute("DELETE FROM marks WHERE mark_id = ANY(%s)", ([mark for mark, _ in marks],))
-    return RefreshResult(buckets=len(buckets), rows=rows, marks=len(marks))
 
 
 def recompute_statements(table: Table, tier: Tier, window: Window) -> tuple[sql.Composed, sql.Composed]:
@@ -166,8 +158,8 @@ def recompute_statements(table: Table, tier: Tier, window: Window) -> tuple[sql.
     )
 
 
-def _runs(buckets: Sequence[datetime], tier: Tier) -> Iterator[Window]:
-    """Yield the longest windows of adjacent buckets: literal bounds let the planner leave out partitions."""
+def runs_of(buckets: Sequence[datetime], tier: Tier) -> Iterator[Window]:
+    """Yield the longest windows of adjacent *buckets*: literal bounds let the planner leave out partitions."""
     start: datetime | None = None
     end: datetime | None = None
     for bucket in buckets:
@@ -191,8 +183,13 @@ def dropped_horizon(connection: psycopg.Connection, table: Table, tier: Tier) ->
     return found
 
 
-def mark(connection: psycopg.Connection, table: Table, window: Window) -> int:
-    """Mark every bucket of every tier that holds something within *window*, from the raw horizon on; count them."""
+def mark(connection: psycopg.Connection, table: Table, window: Window, *, forced: bool = False) -> int:
+    """
+    Mark every bucket of every tier that holds something within *window*, from the raw horizon on; count them.
+
+    Args:
+        forced: Say so in the marks, for engines whose marks can.
+    """
     marked = 0
     # Under the refresher's lock, so that no horizon moves between the look and the marks.
     insist_direct(connection)
@@ -210,21 +207,37 @@ def mark(connection: psycopg.Connection, table: Table, window: Window) -> int:
                 ).format(step=interval(tier.step), origin=ORIGIN, raw=sql.Identifier(table.value), **bounds)
             marked += connection.execute(
                 sql.SQL(
-                    "INSERT INTO marks (tbl, tier, bucket)"
-                    " SELECT DISTINCT %s, %s::smallint, h.bucket FROM ({}) AS h ORDER BY h.bucket"
-                ).format(held),
+                    "INSERT INTO marks (tbl, tier, bucket{})"
+                    " SELECT DISTINCT %s, %s::smallint, h.bucket{} FROM ({}) AS h ORDER BY h.bucket"
+                ).format(*(map(sql.SQL, (", forced", ", true") if forced else ("", ""))), held),
                 (TABLE_CODE[table], TIER_CODE[tier]),
             ).rowcount
     return marked
 
 
+#: Makes the SELECT of the rows of a tier in ``[start, end)``, in the order of its columns.
+Shown = Callable[[Table, Tier, sql.Composable, sql.Composable], sql.Composed]
+
+
 def verify_tier(
-    connection: psycopg.Connection, table: Table, tier: Tier, window: Window, against: Tier
+    connection: psycopg.Connection,
+    table: Table,
+    tier: Tier,
+    window: Window,
+    against: Tier,
+    *,
+    shown: Shown = exact,
+    skip_marked: bool = False,
 ) -> list[Mismatch]:
     """
-    Compare the exact rows of *tier* with a GROUP BY over those of *against*, in one statement.
+    Compare the rows of *tier* with a GROUP BY over those of *against*, in one statement.
 
     Rows that retention drops meanwhile look like differences, so a finding holds only if the horizon has not moved.
+
+    Args:
+        shown: What readers see of the tier.
+        skip_marked: Say nothing of buckets that are marked: where readers do not see through marks, these are known to
+            lag.
     """
     if against not in (Tier.RAW, tier.finer):
         raise AssertionError(f"BUG: {tier} cannot be computed from {against} in one step")
@@ -234,13 +247,19 @@ def verify_tier(
         start = max(whole.start, ceil(horizon, tier.step))
         if start >= whole.end:
             return []
-        found = _differences(connection, table, tier, Window(start, whole.end), against)
+        found = _differences(connection, table, tier, Window(start, whole.end), against, shown, skip_marked)
         if not found or dropped_horizon(connection, table, against) == horizon:
             return found
 
 
 def _differences(
-    connection: psycopg.Connection, table: Table, tier: Tier, window: Window, against: Tier
+    connection: psycopg.Connection,
+    table: Table,
+    tier: Tier,
+    window: Window,
+    against: Tier,
+    shown: Shown,
+    skip_marked: bool,
 ) -> list[Mismatch]:
     start, end = window.start, window.end
     columns = rollup_columns(table)
@@ -253,7 +272,7 @@ def _differences(
     )
     statement = sql.SQL(
         "SELECT {selected} FROM (\n{found}\n) AS f FULL JOIN (\n{expected}\n) AS e ON {same_key}"
-        " WHERE f.bucket IS NULL OR e.bucket IS NULL OR {differs} ORDER BY 1, 2 LIMIT {limit}"
+        " WHERE (f.bucket IS NULL OR e.bucket IS NULL OR {differs}){settled} ORDER BY 1, 2 LIMIT {limit}"
     ).format(
         selected=sql.SQL(", ").join(
             [
@@ -262,12 +281,13 @@ def _differences(
                 *(sql.Identifier("e", name) for name in compared),
             ]
         ),
-        found=exact(table, tier, moment(start), moment(end)),
+        found=shown(table, tier, moment(start), moment(end)),
         expected=expected,
         same_key=sql.SQL(" AND ").join(
             sql.SQL("{} = {}").format(sql.Identifier("f", k), sql.Identifier("e", k)) for k in keys
         ),
         differs=sql.SQL(" OR ").join(_differs(name) for name in compared),
+        settled=_unmarked(table, tier, window) if skip_marked else sql.SQL(""),
         limit=sql.Literal(MISMATCH_LIMIT),
     )
     width = len(compared)
@@ -282,6 +302,21 @@ def _differences(
         )
         for row in connection.execute(statement)
     ]
+
+
+def _unmarked(table: Table, tier: Tier, window: Window) -> sql.Composed:
+    """Return the condition that leaves out buckets with a mark of *tier* or of a finer one."""
+    return sql.SQL(
+        " AND coalesce(f.bucket, e.bucket) NOT IN (SELECT date_bin({step}, k.bucket, {origin}) FROM marks AS k"
+        " WHERE k.tbl = {tbl} AND k.tier <= {tier} AND k.bucket >= {start} AND k.bucket < {end})"
+    ).format(
+        step=interval(tier.step),
+        origin=ORIGIN,
+        tbl=sql.Literal(TABLE_CODE[table]),
+        tier=sql.Literal(TIER_CODE[tier]),
+        start=moment(window.start),
+        end=moment(window.end),
+    )
 
 
 def _differs(name: str) -> sql.Composed:

@@ -16,7 +16,7 @@ from rollups.verify import verify
 from storage.errors import BatchError, CollectorRunning, TransientStorageError
 from storage.model import Kind, Loss, Outcome, Table, Tier, Transition, Window
 from storage.open import open_store
-from storage.postgresql import PostgresqlStore
+from storage.pg.store import PgStore
 from storage.store import Store
 from tests.batches import NOON, Spool, every
 
@@ -356,7 +356,7 @@ def test_second_collector_is_refused(store: Store, database_url: str) -> None:
 
 def test_claim_takes_over_from_its_own_lost_connection(store: Store) -> None:
     """A store whose connection was cut without the server's knowledge ends that session and has the lock again."""
-    assert isinstance(store, PostgresqlStore)
+    assert isinstance(store, PgStore)
     store.claim_collector("one")
     lost = store._writer
     store._writer = None  # the connection lives on, as one does behind a link that was cut

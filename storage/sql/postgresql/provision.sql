@@ -1,11 +1,12 @@
--- Time-series half of the schema on plain PostgreSQL: raw tables, rollups, and what keeps both honest.
+-- Time-series half of the schema on the PostgreSQL family: raw tables, rollups, and what keeps both honest.
 -- Codes: tbl 1 health_checks, 2 agent_metrics, 3 system_metrics; tier 0 raw, 1 1m, 2 1h, 3 1d.
 
 -- version_table --
 -- The version of everything below, beside Alembic's own of the relational half.
 CREATE TABLE IF NOT EXISTS provision_version (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
-    version int NOT NULL
+    version int NOT NULL,
+    engine text NOT NULL
 )
 
 -- health_checks --
@@ -183,15 +184,16 @@ RETURN (
 )
 
 -- latency_bins_add --
--- State transition of latency_bins_merge: appends, and packs before the state grows costly to copy.
-CREATE FUNCTION latency_bins_add(state int[], bins int[]) RETURNS int[]
+-- State transition of latency_bins_merge: appends, and packs before the state grows costly to copy. The name of what it
+-- calls is qualified: a restore, and a refresh of TimescaleDB, run with an empty search_path.
+CREATE OR REPLACE FUNCTION latency_bins_add(state int[], bins int[]) RETURNS int[]
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS $$
 BEGIN
     IF bins IS NULL THEN
         RETURN state;
     END IF;
     IF array_length(state, 1) > 4096 THEN
-        state := latency_bins_pack(state);
+        state := {pack}(state);
     END IF;
     RETURN state || bins;
 END

@@ -1,9 +1,10 @@
 -- How a tier is computed from the one below. Every fragment answers its columns in the order of the materialised
--- table; {start} and {end} bound the rows that it reads.
+-- table; {bucket} is the bucket of a row of {source}, {within} bounds the rows that are read, and
+-- {epoch} is a row's time in seconds.
 -- "last" is the value at the greatest time: the maximum over (time, value) pairs, which needs no sort.
 
 -- health_from_raw --
-SELECT date_bin({step}, r.ts, {origin}) AS bucket,
+SELECT {bucket} AS bucket,
        r.agent_id,
        count(*) AS n,
        count(*) FILTER (WHERE r.outcome = 0) AS healthy,
@@ -19,18 +20,17 @@ SELECT date_bin({step}, r.ts, {origin}) AS bucket,
        sum(r.latency_ms::float8) AS latency_sum,
        min(r.latency_ms::float8) AS latency_min,
        max(r.latency_ms::float8) AS latency_max,
-       (max(ARRAY[date_part('epoch', r.ts), r.latency_ms::float8]) FILTER (WHERE r.latency_ms IS NOT NULL))[2]
+       (max(ARRAY[{epoch}, r.latency_ms::float8]) FILTER (WHERE r.latency_ms IS NOT NULL))[2]
            AS latency_last,
        max(r.late_ms::float8) AS late_max,
-       (max(ARRAY[date_part('epoch', r.ts), r.outcome]))[2]::smallint AS last_outcome,
+       (max(ARRAY[{epoch}, r.outcome]))[2]::smallint AS last_outcome,
        array_agg(ARRAY[latency_bin(r.latency_ms::float8), 1]) FILTER (WHERE r.latency_ms IS NOT NULL) AS latency_bins
 FROM {source} AS r
-WHERE r.ts >= {start}
-  AND r.ts < {end}
-GROUP BY date_bin({step}, r.ts, {origin}), r.agent_id
+WHERE {within}
+GROUP BY {bucket}, r.agent_id
 
 -- health_from_tier --
-SELECT date_bin({step}, r.bucket, {origin}) AS bucket,
+SELECT {bucket} AS bucket,
        r.agent_id,
        sum(r.n)::bigint AS n,
        sum(r.healthy)::bigint AS healthy,
@@ -46,43 +46,40 @@ SELECT date_bin({step}, r.bucket, {origin}) AS bucket,
        sum(r.latency_sum) AS latency_sum,
        min(r.latency_min) AS latency_min,
        max(r.latency_max) AS latency_max,
-       (max(ARRAY[date_part('epoch', r.bucket), r.latency_last]) FILTER (WHERE r.latency_last IS NOT NULL))[2]
+       (max(ARRAY[{epoch}, r.latency_last]) FILTER (WHERE r.latency_last IS NOT NULL))[2]
            AS latency_last,
        max(r.late_max) AS late_max,
-       (max(ARRAY[date_part('epoch', r.bucket), r.last_outcome]))[2]::smallint AS last_outcome,
+       (max(ARRAY[{epoch}, r.last_outcome]))[2]::smallint AS last_outcome,
        latency_bins_merge(r.latency_bins) AS latency_bins
 FROM {source} AS r
-WHERE r.bucket >= {start}
-  AND r.bucket < {end}
-GROUP BY date_bin({step}, r.bucket, {origin}), r.agent_id
+WHERE {within}
+GROUP BY {bucket}, r.agent_id
 
 -- samples_from_raw --
-SELECT date_bin({step}, r.ts, {origin}) AS bucket,
+SELECT {bucket} AS bucket,
        r.{entity},
        r.metric_id,
        count(*) AS n,
        sum(r.value) AS sum,
        min(r.value) AS min,
        max(r.value) AS max,
-       (max(ARRAY[date_part('epoch', r.ts), r.value]))[2] AS last
+       (max(ARRAY[{epoch}, r.value]))[2] AS last
 FROM {source} AS r
-WHERE r.ts >= {start}
-  AND r.ts < {end}
-GROUP BY date_bin({step}, r.ts, {origin}), r.{entity}, r.metric_id
+WHERE {within}
+GROUP BY {bucket}, r.{entity}, r.metric_id
 
 -- samples_from_tier --
-SELECT date_bin({step}, r.bucket, {origin}) AS bucket,
+SELECT {bucket} AS bucket,
        r.{entity},
        r.metric_id,
        sum(r.n)::bigint AS n,
        sum(r.sum) AS sum,
        min(r.min) AS min,
        max(r.max) AS max,
-       (max(ARRAY[date_part('epoch', r.bucket), r.last]))[2] AS last
+       (max(ARRAY[{epoch}, r.last]))[2] AS last
 FROM {source} AS r
-WHERE r.bucket >= {start}
-  AND r.bucket < {end}
-GROUP BY date_bin({step}, r.bucket, {origin}), r.{entity}, r.metric_id
+WHERE {within}
+GROUP BY {bucket}, r.{entity}, r.metric_id
 
 -- exact --
 -- The rows of one tier in [start, end), exact in any snapshot: clean buckets as materialised, dirty ones computed
@@ -116,6 +113,4 @@ CROSS JOIN LATERAL (
 -- The public face of a tier.
 CREATE OR REPLACE VIEW {view} AS
 SELECT {columns}, {averages}
-FROM (
-{exact}
-) AS u
+FROM {rows} AS u
