@@ -14,13 +14,16 @@ LOCK := PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS= PIP_EXTRA_INDEX_URL= CUSTOM_CO
 	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url \
 	--no-emit-find-links --no-emit-trusted-host --no-annotate
 
-.PHONY: run test check format bench lock venv clean
+# npm packages of the tests; the stamp goes with them.
+WASM := tests/wasm/node_modules/.stamp
+
+.PHONY: run test check format bench lock venv wasm clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.run
 	$(BIN)/fleetpulse run --demo-fleet 20 $(if $(FOR),--for $(FOR))
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev $(WASM)
 	$(BIN)/pytest $(TEST_ARGS)
 
 check: $(VENV)/.dev
@@ -39,9 +42,13 @@ bench: $(VENV)/.dev
 lock: $(VENV)/.dev
 	$(LOCK) --extra build --output-file requirements.txt pyproject.toml
 	$(LOCK) --extra build --extra dev --constraint requirements.txt --output-file requirements-dev.txt pyproject.toml
+	$(BIN)/npm install --prefix tests/wasm --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit --no-fund --loglevel=error
 
 # Everything that working on fleetpulse takes.
-venv: $(VENV)/.dev
+venv: $(VENV)/.dev $(WASM)
+
+# TimescaleDB for tests, compiled to WebAssembly.
+wasm: $(WASM)
 
 # The stamps say which locks the environment was made from: nothing is done when they are newer.
 $(VENV)/bin/python:
@@ -59,6 +66,11 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
 	@touch $@
 
+# The lock holds hashes and no addresses: the packages come from whatever registry npm is told of.
+$(WASM): tests/wasm/package-lock.json tests/wasm/package.json | $(VENV)/.dev
+	$(BIN)/npm ci --prefix tests/wasm --omit-lockfile-registry-resolved --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) tests/wasm/node_modules build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

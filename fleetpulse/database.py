@@ -6,11 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 from fleetpulse.settings import Settings
 from storage import schema
 from storage.embedded import EmbeddedServer
 from storage.errors import SchemaMismatch, StorageError
+from storage.lite.connection import parse_url as sqlite_file
 from storage.open import open_store
 from storage.store import Store
 
@@ -56,6 +58,9 @@ def located(settings: Settings, *, create: bool = False) -> Iterator[str]:
     """
     url = settings.database_url()
     if url is not None:
+        file = database_file(url)
+        if not create and file is not None and not file.exists():
+            raise StorageError(f'there is no database in {file} yet: make one with "fleetpulse db upgrade"')
         yield url
         return
     server = EmbeddedServer(settings.home)
@@ -66,6 +71,11 @@ def located(settings: Settings, *, create: bool = False) -> Iterator[str]:
         )
     with server:
         yield server.url
+
+
+def database_file(url: str) -> Path | None:
+    """Return the file that *url* is the database of; ``None`` where it is a server, or memory."""
+    return sqlite_file(url) if url.startswith("sqlite") else None
 
 
 def upgrade(store: Store) -> None:

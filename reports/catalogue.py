@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum
 from types import MappingProxyType
 
@@ -39,8 +40,17 @@ class Column:
     name: str
     #: ``ms``, ``s``, ``%``, ``1`` (a plain number), ``ratio`` (0 to 1), ``slots``, ``utc`` (a moment) or empty.
     unit: str = ""
+    #: Yes or no.
+    flag: bool = False
     #: Left out of a table that is too wide for its terminal; the last one goes first.
     spare: bool = False
+
+    @property
+    def python_type(self) -> type | None:
+        """Return the Python type that an engine may have to be told of, ``None`` where each knows it."""
+        if self.unit == "utc":
+            return datetime
+        return bool if self.flag else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +67,9 @@ class Definition:
 
 
 def _columns(*described: str) -> tuple[Column, ...]:
-    """Return columns from ``name``, ``name:unit``, and ``~`` in front of those that can be spared."""
-    parts = ((each.lstrip("~").partition(":"), each.startswith("~")) for each in described)
-    return tuple(Column(name=name, unit=unit, spare=spare) for (name, _, unit), spare in parts)
+    """Return columns from ``name``, ``name:unit``, ``name?`` for flags, and ``~`` in front of those that can be spared."""
+    parts = ((each.strip("~?").partition(":"), each.endswith("?"), each.startswith("~")) for each in described)
+    return tuple(Column(name=name, unit=unit, flag=flag, spare=spare) for (name, _, unit), flag, spare in parts)
 
 
 _ALL = (
@@ -79,7 +89,7 @@ _ALL = (
         span=Span.NOW,
         filters=("agent", "type"),
         columns=_columns(
-            *("agent", "~type", "~state", "status", "stale", "since:utc", "reason"),
+            *("agent", "~type", "~state", "status", "stale?", "since:utc", "reason"),
             *("~last_due:utc", "~last_outcome", "last_latency_ms:ms", "~interval_s:s"),
         ),
     ),
@@ -90,7 +100,7 @@ _ALL = (
         filters=("agent", "type"),
         columns=_columns(
             *("agent", "~type", "started_at:utc", "~ended_at:utc", "duration_s:s"),
-            *("first_status", "~last_status", "reason", "open"),
+            *("first_status", "~last_status", "reason", "open?"),
         ),
     ),
     Definition(

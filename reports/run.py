@@ -14,7 +14,7 @@ from storage.model import Table, Tier, Window, ceil, floor
 from storage.queries import load
 from storage.store import Store
 
-MINUTE, HOUR = Tier.M1.step, Tier.H1.step
+MINUTE, HOUR, DAY = Tier.M1.step, Tier.H1.step, Tier.D1.step
 
 #: Up to this much window a series has one row per minute: 360 rows are still read by a person.
 MINUTES_UP_TO = timedelta(hours=6)
@@ -60,16 +60,20 @@ def run(store: Store, name: str, *, window: Window, filters: Mapping[str, str] |
         parameters |= {"start": window.start, "end": window.end}
     elif report.span is Span.MINUTES:
         effective, hours = split_hours(window, *_horizons(store, Table.HEALTH))
+        days = split_days(hours)
         parameters |= {
             "start": effective.start,
             "end": effective.end,
             "hours_start": hours.start,
             "hours_end": hours.end,
+            "days_start": days.start,
+            "days_end": days.end,
         }
     else:
         effective, by_hour = choose_step(window, *_horizons(store, Table.SYSTEM))
         parameters |= {"start": effective.start, "end": effective.end, "by_hour": int(by_hour)}
-    answer = store.query(load("reports", f"sql/{name}.sql")[name], parameters)
+    types = {column.name: column.python_type for column in report.columns if column.python_type is not None}
+    answer = store.query(load("reports", f"sql/{name}.sql")[name], parameters, types=types)
     expected = tuple(column.name for column in report.columns)
     if answer.columns != expected:
         raise AssertionError(f"BUG: report {name} answers {answer.columns}, its catalogue says {expected}")
@@ -104,6 +108,12 @@ def split_hours(window: Window, minutes_from: datetime, hours_from: datetime) ->
     hours = (ceil(start, HOUR), floor(end, HOUR))
     whole = Window(*hours) if hours[0] <= hours[1] else Window(end, end)
     return Window(start, end), whole
+
+
+def split_days(hours: Window) -> Window:
+    """Return the whole UTC days in *hours*; where there is none, an empty window at their end."""
+    start, end = ceil(hours.start, DAY), floor(hours.end, DAY)
+    return Window(start, end) if start < end else Window(hours.end, hours.end)
 
 
 def choose_step(window: Window, minutes_from: datetime, hours_from: datetime) -> tuple[Window, bool]:

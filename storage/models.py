@@ -34,7 +34,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import JSON, TypeDecorator
 
-from storage.model import UNKNOWN, Kind, Outcome
+from storage.model import UNKNOWN, Kind, Outcome, from_us, to_us
 
 #: Names of constraints are part of the schema: a downgrade has to find them.
 NAMING_CONVENTION = {
@@ -55,10 +55,9 @@ STATUSES = (UNKNOWN, *(outcome.label for outcome in Outcome if outcome is not Ou
 
 class UtcTimestamp(TypeDecorator[datetime]):
     """
-    A moment, aware UTC in Python and in every database.
+    A moment, aware UTC in Python and in every database that has a type for it.
 
-    A naive value is refused: SQLite would store 12:00+05:00 as 12:00 without a word, and PostgreSQL would read a
-    naive value in the time zone of the session.
+    A naive value is refused: PostgreSQL would read it in the time zone of the session.
     """
 
     impl = DateTime(timezone=True)
@@ -66,11 +65,7 @@ class UtcTimestamp(TypeDecorator[datetime]):
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Return *value* in UTC, on its way to the database."""
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError(f"timestamp {value.isoformat()} has no time zone, expected aware UTC: add tzinfo=UTC")
-        return value.astimezone(UTC)
+        return None if value is None else _aware(value).astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Return *value* as aware UTC, on its way from the database."""
@@ -79,8 +74,44 @@ class UtcTimestamp(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+class UtcMicroseconds(TypeDecorator[datetime]):
+    """
+    A moment, aware UTC in Python and microseconds since the Unix epoch in the database.
+
+    For SQLite, which has no type for moments: as text it would keep 12:00+05:00 as 12:00 without a word. Whole numbers
+    compare, subtract and cut into buckets without being parsed.
+    """
+
+    impl = Integer()
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        """Return *value* as a number, on its way to the database."""
+        return None if value is None else to_us(_aware(value))
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
+        """Return the number *value* as aware UTC, on its way from the database."""
+        return None if value is None else from_us(value)
+
+
+def _aware(value: datetime) -> datetime:
+    if value.tzinfo is None:
+        raise ValueError(f"timestamp {value.isoformat()} has no time zone, expected aware UTC: add tzinfo=UTC")
+    return value
+
+
+#: A moment, as each engine keeps it best.
+Moment = UtcTimestamp().with_variant(UtcMicroseconds(), "sqlite")
+#: Identity of a table that grows with the samples. In SQLite every whole number has 64 bits, and only this name for it
+#: makes an identity.
+BigId = BigInteger().with_variant(Integer(), "sqlite")
 #: JSON that PostgreSQL can index, and that other engines keep as text.
 Json = JSON().with_variant(JSONB(), "postgresql")
+
+
+#: SQLite's plain identities give the number of the newest row again once that is deleted; no id ever means two things.
+_NEVER_AGAIN = {"sqlite_autoincrement": True}
+_OPEN = text("to_ts IS NULL")
 
 
 class Base(DeclarativeBase):
@@ -88,7 +119,7 @@ class Base(DeclarativeBase):
 
     metadata = MetaData(naming_convention=NAMING_CONVENTION)
     type_annotation_map = {  # noqa: RUF012  # SQLAlchemy's own interface, read once per class
-        datetime: UtcTimestamp(),
+        datetime: Moment,
         dict[str, Any]: Json,
         str: Text(),
         float: Double(),
@@ -112,6 +143,7 @@ class Agent(Base):
         _one_of("state", STATES),
         _one_of("status", STATUSES),
         CheckConstraint("(state = 'retired') = (retired_at IS NOT NULL)", name="retired_at"),
+        _NEVER_AGAIN,
     )
 
     id: Mapped[int] = mapped_column(Integer, Identity(), primary_key=True)
@@ -146,6 +178,7 @@ class Host(Base):
     """A machine whose system metrics are collected."""
 
     __tablename__ = "hosts"
+    __table_args__ = _NEVER_AGAIN
 
     id: Mapped[int] = mapped_column(Integer, Identity(), primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
@@ -160,6 +193,7 @@ class Metric(Base):
     __table_args__ = (
         _one_of("kind", tuple(Kind)),
         UniqueConstraint("name", "kind", "labels_digest"),
+        _NEVER_AGAIN,
     )
 
     id: Mapped[int] = mapped_column(Integer, Identity(), primary_key=True)
@@ -176,6 +210,7 @@ class Reason(Base):
     """Dictionary of why a check ended as it did; a check stores the id."""
 
     __tablename__ = "reasons"
+    __table_args__ = _NEVER_AGAIN
 
     id: Mapped[int] = mapped_column(Integer, Identity(), primary_key=True)
     reason: Mapped[str] = mapped_column(unique=True)
@@ -185,9 +220,9 @@ class StatusEvent(Base):
     """A change of an agent's status."""
 
     __tablename__ = "status_events"
-    __table_args__ = (Index(None, "agent_id", "ts"),)
+    __table_args__ = (Index(None, "agent_id", "ts"), _NEVER_AGAIN)
 
-    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    id: Mapped[int] = mapped_column(BigId, Identity(), primary_key=True)
     #: Without a foreign key: the writer has looked the id up, and agents are never deleted.
     agent_id: Mapped[int]
     #: Due time of the check that completed the change.
@@ -207,8 +242,9 @@ class AgentSchedule(Base):
         _one_of("state", ("active", "paused")),
         CheckConstraint("interval_s > 0 AND offset_s >= 0 AND offset_s < interval_s", name="grid"),
         CheckConstraint("to_ts >= from_ts", name="order"),
-        Index("agent_schedules_open_key", "agent_id", unique=True, postgresql_where=text("to_ts IS NULL")),
+        Index("agent_schedules_open_key", "agent_id", unique=True, postgresql_where=_OPEN, sqlite_where=_OPEN),
         Index(None, "agent_id", "from_ts"),
+        _NEVER_AGAIN,
     )
 
     id: Mapped[int] = mapped_column(Integer, Identity(), primary_key=True)
@@ -224,6 +260,7 @@ class CollectorSession(Base):
     """One run of a collector."""
 
     __tablename__ = "collector_sessions"
+    __table_args__ = _NEVER_AGAIN
 
     id: Mapped[int] = mapped_column(Integer, Identity(), primary_key=True)
     uuid: Mapped[UUID] = mapped_column(unique=True)
@@ -247,9 +284,10 @@ class LossRecord(Base):
         CheckConstraint("to_due >= from_due", name="order"),
         CheckConstraint("n >= 0", name="n"),
         Index(None, "agent_id", "from_due"),
+        _NEVER_AGAIN,
     )
 
-    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    id: Mapped[int] = mapped_column(BigId, Identity(), primary_key=True)
     #: Without a foreign key, as in ``status_events``.
     agent_id: Mapped[int]
     #: First and last due time that was lost, both included.

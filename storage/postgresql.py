@@ -26,6 +26,7 @@ from storage.pg.provision import (
     make_views,
     provision,
     statement,
+    version,
 )
 from storage.pg.series import Series, Server
 from storage.pg.sinks import LeafCopy
@@ -56,6 +57,9 @@ class PostgresqlSeries:
 
     def product(self) -> str:
         return f"PostgreSQL {self._server.version_text}"
+
+    def version(self, connection: psycopg.Connection) -> tuple[int, int]:
+        return version(connection), max(STEPS)
 
     def check(self, connection: psycopg.Connection) -> None:
         check(connection, self.name, STEPS)
@@ -121,11 +125,14 @@ def _first(connection: psycopg.Connection) -> None:
 
 
 def _second(connection: psycopg.Connection) -> None:
-    """Tell which engine the time series are for; let latency bins be added up with an empty ``search_path``."""
+    """Tell which engine the time series are for; add up latency bins under any ``search_path``; mend a view."""
     connection.execute(
         "ALTER TABLE provision_version ADD COLUMN IF NOT EXISTS engine text NOT NULL DEFAULT 'postgresql'"
     )
     make_bins_add(connection)
+    # The coverage of an hour in which nothing was expected is none, it was 1.
+    drop_views(connection)
+    make_views(connection)
 
 
 #: Step number n turns version n - 1 into version n.

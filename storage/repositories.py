@@ -15,15 +15,15 @@ from datetime import datetime
 from typing import TypeVar
 
 from sqlalchemy import Engine, Text, cast, delete, func, insert, select, true, update
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from storage.errors import SettingsError, StorageError
+from storage.errors import PermanentStorageError, SettingsError, StorageError, TransientStorageError
 from storage.model import AgentSpec
 from storage.models import Agent, AgentSchedule
 from storage.slots import slot_offset_s
 from storage.specs import RESERVED_PREFIX, validate_spec
-from storage.sqlstate import sqlstate_of, translate
+from storage.sqlstate import translated
+from storage.transactions import writing
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +34,8 @@ _SPEC_COLUMNS = (
     "type", "probe", "endpoint", "labels", "interval_s", "timeout_s", "rise", "fall", "credential", "options", "source",
 )  # fmt: skip
 
-#: Two that register the same name at once (23505), or lock rows in opposite order (40P01): the loser does it again and
-#: finds what the winner did.
+#: Two that register the same name at once (23505), or lock rows in opposite order (40P01), or change what the other has
+#: read (40001): the loser does it again and finds what the winner did.
 _RACES = ("23505", "40P01", "40001")
 _TRIES = 5
 #: Ids that are listed in a statement; above, it reads the whole (small) table.
@@ -77,6 +77,7 @@ class AgentRepository:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._writing = writing(engine)
 
     # ---------------------------------------------------------------- reading
 
@@ -89,7 +90,7 @@ class AgentRepository:
                 statement = statement.where(Agent.state != "retired")
             return [_record(agent) for agent in session.scalars(statement)]
 
-        return self._run("reading agents", work)
+        return self._read("reading agents", work)
 
     def get(self, name: str) -> AgentRecord:
         """
@@ -98,7 +99,7 @@ class AgentRepository:
         Raises:
             StorageError: There is none; the message names those that are called alike.
         """
-        return self._run("reading an agent", lambda session: _record(_one(session, name)))
+        return self._read("reading an agent", lambda session: _record(_one(session, name)))
 
     def active_specs(self) -> Sequence[AgentSpec]:
         """Return what is to be polled, by name; ``paused`` where slots end as such."""
@@ -119,11 +120,8 @@ class AgentRepository:
             ),
         ]
         statement = select(*columns).where(Agent.state != "retired").order_by(Agent.name)
-        try:
-            with self._engine.connect() as connection:
-                return hash(tuple(map(tuple, connection.execute(statement))))
-        except SQLAlchemyError as exc:
-            raise translate(exc, "reading agents") from exc
+        with translated("reading agents"), self._engine.connect() as connection:
+            return hash(tuple(map(tuple, connection.execute(statement))))
 
     # ---------------------------------------------------------------- changing
 
@@ -180,7 +178,7 @@ class AgentRepository:
                 added=tuple(added), changed=tuple(changed), retired=tuple(retired), unchanged=tuple(unchanged)
             )
 
-        result = self._run("synchronising agents", work)
+        result = self._write("synchronising agents", work)
         if result.added or result.changed or result.retired:
             logger.info(
                 "agents of source %s: %d added, %d changed, %d retired, %d unchanged",
@@ -221,7 +219,7 @@ class AgentRepository:
             _reschedule(session, [agent], now)
             return _record(agent)
 
-        return self._run("adding an agent", work)
+        return self._write("adding an agent", work)
 
     def retire(self, name: str, now: datetime) -> AgentRecord:
         """
@@ -242,7 +240,7 @@ class AgentRepository:
                 _reschedule(session, [agent], now)
             return _record(agent)
 
-        return self._run("retiring an agent", work)
+        return self._write("retiring an agent", work)
 
     def pause(self, name: str, now: datetime) -> AgentRecord:
         """
@@ -275,16 +273,20 @@ class AgentRepository:
             _reschedule(session, [agent], now)
             return _record(agent)
 
-        return self._run(f"setting an agent {state}", work)
+        return self._write(f"setting an agent {state}", work)
 
-    def _run(self, doing: str, work: Callable[[Session], T]) -> T:
+    def _read(self, doing: str, work: Callable[[Session], T]) -> T:
+        with translated(doing), Session(self._engine) as session:
+            return work(session)
+
+    def _write(self, doing: str, work: Callable[[Session], T]) -> T:
         for left in reversed(range(_TRIES)):
             try:
-                with Session(self._engine, expire_on_commit=False) as session, session.begin():
+                with translated(doing), Session(self._writing, expire_on_commit=False) as session, session.begin():
                     return work(session)
-            except SQLAlchemyError as exc:
-                if not left or sqlstate_of(exc) not in _RACES:
-                    raise translate(exc, doing) from exc
+            except (PermanentStorageError, TransientStorageError) as exc:
+                if not left or exc.sqlstate not in _RACES:
+                    raise
         raise AssertionError("BUG: the last try neither returned nor raised")
 
 

@@ -19,11 +19,13 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
-from sqlalchemy import CheckConstraint, Connection, Engine, inspect
+from sqlalchemy import CheckConstraint, Connection, DefaultClause, Engine, Identity, inspect
 
+from storage.deadlines import Deadline
 from storage.errors import SchemaMismatch, StorageError
 from storage.models import Base
 from storage.sqlstate import translated
+from storage.transactions import writing
 
 #: Alembic's own table: one row, the revision.
 VERSION_TABLE = "alembic_version"
@@ -31,6 +33,8 @@ VERSION_TABLE = "alembic_version"
 LOCK_KEY = 0x6670736368656D61
 #: How long an upgrade waits for another one, and a revision for a table that is in use.
 LOCK_WAIT_S = 60
+#: For engines that take deadlines at the beginning: a revision may have to rewrite a table, and is not cut short.
+_DEADLINE = Deadline(statement_ms=0, lock_ms=LOCK_WAIT_S * 1000)
 
 #: Alembic's environment is one per process; the lock in the database keeps other processes out, not other threads.
 _ALONE = threading.Lock()
@@ -59,6 +63,15 @@ def is_timeseries(name: str) -> bool:
 def include_name(name: str | None, kind: str, parents: MutableMapping[Any, str | None]) -> bool:
     """Tell Alembic whether to look at the object *name* when it compares a database with the metadata."""
     return not (kind == "table" and name is not None and is_timeseries(name))
+
+
+#: How Alembic compares a database with the metadata.
+COMPARISON: dict[str, Any] = {
+    "version_table": VERSION_TABLE,
+    "include_name": include_name,
+    "compare_type": True,
+    "compare_server_default": True,
+}
 
 
 def upgrade(engine: Engine, revision: str = "head") -> None:
@@ -156,16 +169,13 @@ def check(engine: Engine) -> list[str]:
     Raises:
         TransientStorageError: The database could not be reached.
     """
-    options = {
-        "version_table": VERSION_TABLE,
-        "include_name": include_name,
-        "compare_type": True,
-        "compare_server_default": True,
-        "target_metadata": Base.metadata,
-    }
+    options = {**COMPARISON, "target_metadata": Base.metadata}
     with translated("comparing the schema"), engine.connect() as connection:
-        differences = compare_metadata(MigrationContext.configure(connection, opts=options), Base.metadata)
-        return [*(_describe(difference) for difference in _flat(differences)), *_missing_checks(connection)]
+        differences = _flat(compare_metadata(MigrationContext.configure(connection, opts=options), Base.metadata))
+        return [
+            *(_describe(each) for each in differences if _is_real(each, connection)),
+            *_missing_checks(connection),
+        ]
 
 
 def _config() -> Config:
@@ -185,7 +195,8 @@ def _run(engine: Engine, action: Any, revision: str) -> None:
             found=found,
             needed=head(),
         )
-    with _ALONE, translated(f"going from revision {found or 'base'} to {revision}"), engine.connect() as connection:
+    doing = f"going from revision {found or 'base'} to {revision}"
+    with _ALONE, translated(doing), writing(engine, _DEADLINE).connect() as connection:
         config.attributes["connection"] = connection
         try:
             action(config, revision)
@@ -203,6 +214,18 @@ def _flat(differences: Sequence[Any]) -> list[tuple[Any, ...]]:
     for difference in differences:
         found.extend(difference if isinstance(difference, list) else [difference])
     return found
+
+
+def _is_real(difference: tuple[Any, ...], connection: Connection) -> bool:
+    if difference[0] != "modify_default":
+        return True
+    *_, found, expected = difference
+    if isinstance(expected, Identity):
+        # Where the engine has no such thing, the type makes the identity.
+        return connection.dialect.supports_identity_columns
+    # Alembic tells '' from (''), which is how it writes SQLite's.
+    literal = expected.arg if isinstance(expected, DefaultClause) else None
+    return not isinstance(literal, str) or _text(found).strip("()") != "'" + literal.replace("'", "''") + "'"
 
 
 def _describe(difference: tuple[Any, ...]) -> str:

@@ -2,13 +2,16 @@
 The rule that tells errors that retrying can cure from errors that it cannot.
 
 Decided by SQLSTATE and never by Python class: class 22 (data exception) and 23 (integrity constraint) say that the
-data is at fault, everything else may pass. A driver gives no SQLSTATE for a refused log-in or a cut link.
+data is at fault, everything else may pass. A driver gives no SQLSTATE for a refused log-in or a cut link. SQLite has
+codes of its own; each stands for a SQLSTATE here, so that the rule is one.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -20,11 +23,64 @@ PERMANENT_CLASSES = ("22", "23")
 SEQUENCE_EXHAUSTED = "2200H"
 
 
+class _Meaning(NamedTuple):
+    #: What the standard, or PostgreSQL, calls it.
+    sqlstate: str
+    #: SQLite's own words are short.
+    remedy: str = ""
+
+
+_DATA = "the value does not fit its column"
+
+#: What is not listed under its extended code is looked up by the primary one, its lowest eight bits.
+_SQLITE = {
+    sqlite3.SQLITE_CONSTRAINT: _Meaning("23000"),
+    sqlite3.SQLITE_CONSTRAINT_NOTNULL: _Meaning("23502"),
+    sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY: _Meaning("23503"),
+    sqlite3.SQLITE_CONSTRAINT_UNIQUE: _Meaning("23505"),
+    sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY: _Meaning("23505"),
+    sqlite3.SQLITE_CONSTRAINT_ROWID: _Meaning("23505"),
+    sqlite3.SQLITE_CONSTRAINT_CHECK: _Meaning("23514"),
+    sqlite3.SQLITE_MISMATCH: _Meaning("22018", _DATA),
+    # PostgreSQL's own limit of this kind is of class 54; here it is only ever one value, and it will never fit.
+    sqlite3.SQLITE_TOOBIG: _Meaning("22001", _DATA),
+    sqlite3.SQLITE_RANGE: _Meaning("42P02"),
+    sqlite3.SQLITE_ERROR: _Meaning("42000"),
+    sqlite3.SQLITE_SCHEMA: _Meaning("40001", "another process changes the schema: try again"),
+    sqlite3.SQLITE_ABORT: _Meaning("40000"),
+    sqlite3.SQLITE_BUSY: _Meaning("55P03", "another process or thread writes: try again"),
+    # The snapshot that the transaction has read is not the newest one: begun again, it reads that.
+    sqlite3.SQLITE_BUSY_SNAPSHOT: _Meaning("40001", "another process or thread has written since: try again"),
+    sqlite3.SQLITE_LOCKED: _Meaning("55P03", "another transaction uses the table: try again"),
+    sqlite3.SQLITE_PROTOCOL: _Meaning("55P03", "other processes open the file at the same moment: try again"),
+    sqlite3.SQLITE_INTERRUPT: _Meaning("57014", "its deadline is over: ask for less at a time"),
+    sqlite3.SQLITE_FULL: _Meaning("53100", "free space on the disk"),
+    sqlite3.SQLITE_NOMEM: _Meaning("53200", "free memory"),
+    sqlite3.SQLITE_PERM: _Meaning("42501", "let this user write the file and its folder"),
+    sqlite3.SQLITE_AUTH: _Meaning("42501"),
+    sqlite3.SQLITE_READONLY: _Meaning(
+        "25006", "queries only read; for all else let this user write the file and its folder"
+    ),
+    # By a restore or a move, while it was open here.
+    sqlite3.SQLITE_READONLY_DBMOVED: _Meaning("58P01", "the file was moved or replaced: try again"),
+    sqlite3.SQLITE_CANTOPEN: _Meaning("58030", "let this user write the file and its folder"),
+    sqlite3.SQLITE_IOERR: _Meaning("58030", "free space or mend the disk"),
+    sqlite3.SQLITE_NOLFS: _Meaning("58030", "the file system cannot hold a file of that size"),
+    sqlite3.SQLITE_CORRUPT: _Meaning("XX001", "move the file away and restore a backup"),
+    sqlite3.SQLITE_NOTADB: _Meaning("XX001", "correct the address, or move the file away and restore a backup"),
+    sqlite3.SQLITE_MISUSE: _Meaning("XX000"),
+    sqlite3.SQLITE_INTERNAL: _Meaning("XX000"),
+}
+
+
 def sqlstate_of(error: BaseException) -> str | None:
-    """Return the SQLSTATE that *error* carries, itself or in the driver's error below it."""
-    origin = error.orig if isinstance(error, DBAPIError) else error
+    """Return the SQLSTATE that *error* carries or stands for, itself or as the driver's error below it."""
+    origin = _origin(error)
     state = getattr(origin, "sqlstate", None)
-    return state if isinstance(state, str) else None
+    if isinstance(state, str):
+        return state
+    meaning = _sqlite_meaning(origin)
+    return meaning.sqlstate if meaning else None
 
 
 def is_permanent(state: str | None) -> bool:
@@ -39,10 +95,13 @@ def translate(error: BaseException, doing: str) -> StorageError:
     Args:
         doing: What failed, as the subject of the message: ``reading agents``.
     """
-    state = sqlstate_of(error)
-    origin = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    origin = _origin(error)
+    state = sqlstate_of(origin)
+    meaning = _sqlite_meaning(origin)
     said = " ".join(str(origin).split()) or type(origin).__name__
     message = f"{doing} failed: {said}" + (f" (SQLSTATE {state})" if state else "")
+    if meaning and meaning.remedy:
+        message += f": {meaning.remedy}"
     if state is not None and is_permanent(state):
         return PermanentStorageError(message, sqlstate=state)
     return TransientStorageError(message, sqlstate=state)
@@ -53,5 +112,26 @@ def translated(doing: str) -> Iterator[None]:
     """Let nothing but errors of storage out of the block; *doing* is the subject of their message."""
     try:
         yield
-    except SQLAlchemyError as exc:
+    except (SQLAlchemyError, sqlite3.Error, OverflowError, UnicodeEncodeError) as exc:
+        if not isinstance(exc, SQLAlchemyError | sqlite3.Error) and sqlstate_of(exc) is None:
+            raise
         raise translate(exc, doing) from exc
+
+
+def _origin(error: BaseException) -> BaseException:
+    return error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+
+
+def _sqlite_meaning(error: BaseException) -> _Meaning | None:
+    if isinstance(error, sqlite3.Error):
+        # Errors of Python's module itself have no code.
+        code = getattr(error, "sqlite_errorcode", None)
+        if not isinstance(code, int):
+            return None
+        return _SQLITE.get(code) or _SQLITE.get(code & 0xFF)
+    # Values that Python cannot hand over; a server would have refused them in these words.
+    if isinstance(error, OverflowError) and "SQLite INTEGER" in str(error):
+        return _Meaning("22003", _DATA)
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        return _Meaning("22021", "text is stored as UTF-8")
+    return None

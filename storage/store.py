@@ -173,6 +173,10 @@ class Store(Protocol):
         """
         ...
 
+    def timeseries_version(self) -> tuple[int, int]:
+        """Return the version that the time-series half is at, 0 where there is none, and the one that the code needs."""
+        ...
+
     def provision(self) -> None:
         """Create the time-series half, or bring it up to this code's version; does nothing when it is there."""
         ...

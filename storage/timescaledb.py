@@ -32,6 +32,7 @@ from storage.pg.provision import (
     make_ledger,
     make_views,
     provision,
+    version,
 )
 from storage.pg.provision import statement as shared_statement
 from storage.pg.series import Series, Server
@@ -108,6 +109,9 @@ class TimescaledbSeries:
     def product(self) -> str:
         wasm = " (WebAssembly)" if self._server.wasm else ""
         return f"PostgreSQL {self._server.version_text} with TimescaleDB {self._server.timescaledb}{wasm}"
+
+    def version(self, connection: psycopg.Connection) -> tuple[int, int]:
+        return version(connection), max(STEPS)
 
     def check(self, connection: psycopg.Connection) -> None:
         check(connection, self.name, STEPS)

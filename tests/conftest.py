@@ -5,22 +5,20 @@ Fixtures that every test shares: real servers, fresh databases, stores.
 from __future__ import annotations
 
 import os
-import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
-import psycopg
 import pytest
 
-from storage.cluster import Cluster
 from storage.open import open_store
 from storage.store import Capability, Store
 from tests import servers
-from tests.servers import OLDEST, URL_VARIABLE, Servers
+from tests.servers import ENGINES, URL_VARIABLES, Servers
 
-#: Every engine that a contract test runs on; the first one is enough for tests that are about something else.
-ENGINES = ("postgresql", "postgresql15", "postgresql-url")
+#: Enough for tests that are about something else than engines.
+DEFAULT_ENGINE = "postgresql"
 
 # A machine that is busy with something else must not fail a property.
 hypothesis.settings.register_profile("fleetpulse", deadline=None, print_blob=True)
@@ -28,6 +26,8 @@ hypothesis.settings.load_profile("fleetpulse")
 
 _FOLDER = pytest.StashKey[Path]()
 _LOCK = pytest.StashKey[int]()
+#: Tests that an engine cannot run, counted by engine and by what it lacks.
+_LEFT_OUT = pytest.StashKey[dict[str, dict[str, int]]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -72,30 +72,68 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Name the servers that this run is about."""
-    return [f"{engine}: {servers.missing(engine) or _version(engine)}" for engine in ENGINES]
-
-
-def _version(engine: str) -> str:
-    if engine == "postgresql-url":
-        try:
-            with psycopg.connect(os.environ[URL_VARIABLE], connect_timeout=5) as connection:
-                return f"PostgreSQL {connection.info.parameter_status('server_version')}"
-        except psycopg.Error as exc:
-            return f"{URL_VARIABLE} cannot be reached: {' '.join(str(exc).split())}"
-    programs = OLDEST if engine == "postgresql15" else Cluster(Path()).programs()
-    return subprocess.run(
-        [programs / "postgres", "--version"], check=True, capture_output=True, text=True, timeout=30
-    ).stdout.strip()
+    return [f"{engine}: {servers.missing(engine) or servers.version(engine)}" for engine in ENGINES]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what uses a store on every engine, and what only needs some database on the first."""
+    """Run what is about engines on every one, and what only needs some database on one."""
     if "engine_name" in metafunc.fixturenames:
         # A server of one's own is an extra: without it there is nothing to skip.
-        chosen = [engine for engine in ENGINES if engine != "postgresql-url" or not servers.missing(engine)]
+        chosen = [engine for engine in ENGINES if engine not in URL_VARIABLES or not servers.missing(engine)]
         if metafunc.definition.path.parent.name not in ("contract", "migrations"):
-            chosen = [next((engine for engine in chosen if not servers.missing(engine)), ENGINES[0])]
+            chosen = [DEFAULT_ENGINE]
         metafunc.parametrize("engine_name", chosen, indirect=True, scope="session")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out, and count, what an engine lacks the abilities for."""
+    left_out: dict[str, Counter[str]] = {}
+    kept: list[pytest.Item] = []
+    gone: list[pytest.Item] = []
+    for item in items:
+        engine = str(item.callspec.params.get("engine_name", "")) if hasattr(item, "callspec") else ""
+        lacking = _lacking(item, engine) if engine else []
+        (gone if lacking else kept).append(item)
+        if lacking:
+            left_out.setdefault(engine, Counter())[lacking[0].value] += 1
+    items[:] = kept
+    if gone:
+        config.hook.pytest_deselected(items=gone)
+    config.stash[_LEFT_OUT] = {engine: dict(counts) for engine, counts in left_out.items()}
+    if hasattr(config, "workeroutput"):
+        config.workeroutput["fleetpulse_left_out"] = config.stash[_LEFT_OUT]
+
+
+def _lacking(item: pytest.Item, engine: str) -> list[Capability]:
+    wanted = {capability for marker in item.iter_markers("needs") for capability in marker.args}
+    return [capability for capability in Capability if capability in wanted - servers.capabilities(engine)]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object) -> None:
+    """Take over what a worker has counted; each has collected the same tests."""
+    counted = getattr(node, "workeroutput", {}).get("fleetpulse_left_out")
+    if counted is not None:
+        node.config.stash[_LEFT_OUT] = counted  # type: ignore[attr-defined]  # xdist's node
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say in one line what was not run, on which engine and why."""
+    parts = [_in_words(engine, counts) for engine, counts in sorted(config.stash.get(_LEFT_OUT, {}).items())]
+    if parts:
+        terminalreporter.write_line(f"left out for want of an ability: {', '.join(parts)}")
+
+
+def _in_words(engine: str, counts: dict[str, int]) -> str:
+    label, remedy = engine, ""
+    if engine == "timescaledb":
+        label = "timescaledb (WebAssembly)"
+        if servers.missing("timescaledb-url"):
+            remedy = f"; run them with {URL_VARIABLES['timescaledb-url']}"
+    total = sum(counts.values())
+    reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(counts.items()))
+    return f"{label} {total} test{'s' * (total != 1)} ({reasons}{remedy})"
 
 
 @pytest.fixture(scope="session")
@@ -132,15 +170,12 @@ def empty_database_url(database_servers: Servers, engine_name: str) -> Iterator[
 
 
 @pytest.fixture
-def store(database_url: str, request: pytest.FixtureRequest) -> Iterator[Store]:
-    """Return a store on a fresh database; skip where it lacks what the test ``needs``."""
+def store(database_url: str, engine_name: str) -> Iterator[Store]:
+    """Return a store on a fresh database."""
     found = open_store(database_url)
     try:
-        marker = request.node.get_closest_marker("needs")
-        wanted: tuple[Capability, ...] = marker.args if marker else ()
-        for capability in wanted:
-            if capability not in found.capabilities:
-                pytest.skip(f"{found.engine_name} has no {capability.value}")
+        # What was left out was left out for what the engine says of itself.
+        assert found.capabilities == servers.capabilities(engine_name)
         yield found
     finally:
         found.close()

@@ -1,5 +1,8 @@
 """
-Real database servers for tests: one per engine and test session, shared by all workers; one fresh database per test.
+Real databases for tests: a fresh one per test, a copy of one that was provisioned once.
+
+PostgreSQL servers are one per engine and test session, shared by all workers; SQLite files are copied; TimescaleDB in
+WebAssembly is one process per worker, which goes back to a state that it has kept.
 
 A session keeps its servers in a folder of its own and holds a lock on it. A session that was killed leaves a folder
 whose lock is free: the next session stops its servers and removes it.
@@ -10,6 +13,8 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import sqlite3
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,9 +31,21 @@ from storage.cluster import SUPERUSER, Cluster
 from storage.embedded import EmbeddedServer
 from storage.errors import CapabilityMissing
 from storage.open import open_store
+from storage.pg.series import Server
+from storage.postgresql import PostgresqlSeries
+from storage.sqlite import SqliteStore
+from storage.store import Capability
+from storage.timescaledb import TimescaledbSeries
+from tests import wasm_server
+from tests.wasm_server import WasmServer
 
-#: Points the suite at a server of your own, whose user may create databases.
-URL_VARIABLE = "FLEETPULSE_TEST_POSTGRESQL_URL"
+#: Every engine that a contract test runs on.
+ENGINES = ("sqlite", "postgresql", "postgresql15", "timescaledb", "postgresql-url", "timescaledb-url")
+#: Points the suite at servers of your own, whose user may create databases, and extensions.
+URL_VARIABLES = {
+    "postgresql-url": "FLEETPULSE_TEST_POSTGRESQL_URL",
+    "timescaledb-url": "FLEETPULSE_TEST_TIMESCALEDB_URL",
+}
 #: Debian's server of the oldest version that the ``postgresql`` engine supports.
 OLDEST = Path("/usr/lib/postgresql/15/bin")
 #: Nothing here outlives the machine: a crash of the server is tested elsewhere, with these left on.
@@ -88,6 +105,10 @@ class Servers:
     folder: Path
     _urls: dict[str, str] = field(default_factory=dict)
     _held: list[EmbeddedServer] = field(default_factory=list)
+    _wasm: WasmServer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._wasm = WasmServer(self.folder / f"timescaledb.{os.getpid()}.log")
 
     def url(self, engine: str) -> str:
         """Return the address of the server of *engine*, started and with a template; its database is the template."""
@@ -97,28 +118,63 @@ class Servers:
 
     def close(self) -> None:
         """Leave the servers; the last process to leave stops them."""
+        self._wasm.stop()
         while self._held:
             self._held.pop().stop()
 
     @contextmanager
     def database(self, engine: str, *, empty: bool = False) -> Iterator[str]:
-        """Lend a database of its own: a copy of the template, or one with nothing in it."""
+        """Lend a database of its own: a copy of the template, or one with nothing in it but what makes the engine."""
+        if engine == "timescaledb":
+            with self._wasm.database(_provision, empty=empty) as url:
+                yield url
+            return
+        copy = self._file if engine == "sqlite" else self._copy
+        with copy(engine, empty=empty) as url:
+            yield url
+
+    @contextmanager
+    def _copy(self, engine: str, *, empty: bool) -> Iterator[str]:
         template = self.url(engine)
         name = f"test_{uuid4().hex}"
         url = _with_database(template, name)
-        source = "template1" if empty else str(make_url(template).database)
-        _execute(
-            template,
-            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(source)),
-        )
+        source = str(make_url(template).database)
+        if empty:
+            source = _bare(source) if engine == "timescaledb-url" else "template0"
+        _create(template, name, source)
         try:
+            if engine == "timescaledb-url":
+                # Its jobs run when a test says so, not behind its back.
+                _execute(url, sql.SQL("SELECT _timescaledb_functions.stop_background_workers()"))
             yield url
         finally:
-            _execute(template, sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+            _drop(template, name)
+
+    @contextmanager
+    def _file(self, engine: str, *, empty: bool) -> Iterator[str]:
+        template = self.folder / f"{engine}.template.db"
+        with self._alone(engine):
+            if not template.exists():
+                made = template.with_suffix(".new")
+                made.unlink(missing_ok=True)
+                _provision(f"sqlite:///{made}")
+                # Whole or not at all: a session that is killed meanwhile leaves half a file.
+                made.rename(template)
+        with tempfile.TemporaryDirectory(prefix="sqlite-", dir=self.folder) as folder:
+            file = Path(folder) / "test.db"
+            if not empty:
+                shutil.copyfile(template, file)
+            yield f"sqlite:///{file}"
+
+    @contextmanager
+    def _alone(self, engine: str) -> Iterator[None]:
+        with (self.folder / f"{engine}.lock").open("a+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _start(self, engine: str) -> str:
-        if engine == "postgresql-url":
-            return os.environ[URL_VARIABLE]
+        if engine in URL_VARIABLES:
+            return os.environ[URL_VARIABLES[engine]]
         server = _server(self.folder / engine)
         url = server.start()
         self._held.append(server)
@@ -127,40 +183,83 @@ class Servers:
     def _template(self, engine: str, url: str) -> str:
         name = f"template_{self.folder.name.removeprefix(_PREFIX)}"
         template = _with_database(url, name)
-        with (self.folder / f"{engine}.lock").open("a+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with self._alone(engine):
             done = self.folder / f"{engine}.template"
             if not done.exists():
-                _execute(url, sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
-                _execute(url, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-                store = open_store(template)
-                try:
-                    schema.upgrade(store.engine)
-                    store.provision()
-                finally:
-                    store.close()
+                source = "template0"
+                if engine == "timescaledb-url":
+                    source = _bare(name)
+                    _drop(url, source)
+                    _create(url, source, "template0")
+                    _execute(_with_database(url, source), sql.SQL("CREATE EXTENSION timescaledb"))
+                    _seal(url, source)
+                _drop(url, name)
+                _create(url, name, source)
+                _provision(template)
+                if engine == "timescaledb-url":
+                    _seal(url, name)
                 done.write_text(name)
         return template
 
     def drop_template(self) -> None:
-        """Remove what a server that stays would otherwise keep."""
-        done = self.folder / "postgresql-url.template"
-        if done.exists():
-            drop = sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(done.read_text()))
-            _execute(os.environ[URL_VARIABLE], drop)
+        """Remove what servers that stay would otherwise keep."""
+        for engine, variable in URL_VARIABLES.items():
+            done = self.folder / f"{engine}.template"
+            if done.exists():
+                name = done.read_text()
+                for each in (name, _bare(name)):
+                    _drop(os.environ[variable], each)
 
 
 def missing(engine: str) -> str | None:
     """Return why *engine* cannot be tested here, ``None`` when it can."""
+    if engine == "sqlite":
+        return None
+    if engine == "timescaledb":
+        return wasm_server.missing()
     if engine == "postgresql15":
         return None if OLDEST.is_dir() else f"Debian's PostgreSQL 15 is not installed in {OLDEST}"
-    if engine == "postgresql-url":
-        return None if os.environ.get(URL_VARIABLE) else f"{URL_VARIABLE} is not set"
+    if engine in URL_VARIABLES:
+        return None if os.environ.get(URL_VARIABLES[engine]) else f"{URL_VARIABLES[engine]} is not set"
     try:
         Cluster(Path()).programs()
     except CapabilityMissing as exc:
         return str(exc)
     return None
+
+
+def version(engine: str) -> str:
+    """Return what *engine* is tested on."""
+    if engine == "sqlite":
+        return f"SQLite {sqlite3.sqlite_version}"
+    if engine == "timescaledb":
+        return wasm_server.version()
+    if engine in URL_VARIABLES:
+        try:
+            with psycopg.connect(os.environ[URL_VARIABLES[engine]], connect_timeout=5) as connection:
+                server = f"PostgreSQL {connection.info.parameter_status('server_version')}"
+                if engine == "postgresql-url":
+                    return server
+                asked = "SELECT default_version FROM pg_available_extensions WHERE name = 'timescaledb'"
+                found = connection.execute(asked).fetchone()
+                return f"{server} with TimescaleDB {found[0]}" if found else f"{server} without TimescaleDB"
+        except psycopg.Error as exc:
+            return f"{URL_VARIABLES[engine]} cannot be reached: {' '.join(str(exc).split())}"
+    programs = OLDEST if engine == "postgresql15" else Cluster(Path()).programs()
+    return subprocess.run(
+        [programs / "postgres", "--version"], check=True, capture_output=True, text=True, timeout=30
+    ).stdout.strip()
+
+
+def capabilities(engine: str) -> frozenset[Capability]:
+    """Return what the store of *engine* will say of itself, without a server."""
+    if engine == "sqlite":
+        return SqliteStore.capabilities
+    if engine.startswith("postgresql"):
+        return PostgresqlSeries.capabilities
+    wasm = engine == "timescaledb"
+    server = Server(version=0, version_text="", wasm=wasm, timescaledb="0", license=None, provisioned=None)
+    return TimescaledbSeries(server).capabilities
 
 
 def make_folder() -> tuple[Path, int]:
@@ -175,7 +274,7 @@ def make_folder() -> tuple[Path, int]:
 
 def remove_folder(folder: Path) -> None:
     """Remove the folder of a session, and stop servers that killed processes left in it."""
-    for home in folder.iterdir():
+    for home in (folder / "postgresql", folder / "postgresql15"):
         if home.is_dir():
             _server(home).unpin()
     shutil.rmtree(folder)
@@ -201,14 +300,47 @@ def sweep() -> None:
             os.close(lock)
 
 
+def _provision(url: str) -> None:
+    store = open_store(url)
+    try:
+        schema.upgrade(store.engine)
+        store.provision()
+    finally:
+        store.close()
+
+
+def _bare(template: str) -> str:
+    """Return the name of the template beside *template* that has the extension and nothing else."""
+    return f"{template}_bare"
+
+
 def _with_database(url: str, name: str) -> str:
     return make_url(url).set(drivername="postgresql", database=name).render_as_string(hide_password=False)
 
 
-def _execute(url: str, statement: sql.Composed) -> None:
-    # Never the template itself: a database that somebody is connected to cannot be copied.
-    parsed = make_url(url).set(drivername="postgresql")
-    if (parsed.database or "").startswith("template_"):
-        parsed = parsed.set(database=SUPERUSER)
-    with psycopg.connect(parsed.render_as_string(hide_password=False), autocommit=True) as connection:
+def _create(url: str, name: str, source: str) -> None:
+    create = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(source))
+    _execute(_with_database(url, _home(url)), create)
+
+
+def _drop(url: str, name: str) -> None:
+    drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+    _execute(_with_database(url, _home(url)), drop)
+
+
+def _seal(url: str, name: str) -> None:
+    """Keep everybody out of a template, TimescaleDB's scheduler too: what somebody is connected to cannot be copied."""
+    _execute(_with_database(url, name), sql.SQL("SELECT _timescaledb_functions.stop_background_workers()"))
+    closed = sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS false").format(sql.Identifier(name))
+    _execute(_with_database(url, _home(url)), closed)
+
+
+def _home(url: str) -> str:
+    """Return the database from which others are made: never a template, which nobody may be connected to then."""
+    database = make_url(url).database or SUPERUSER
+    return SUPERUSER if database.startswith("template_") else database
+
+
+def _execute(url: str, statement: sql.SQL | sql.Composed) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(statement)

@@ -4,21 +4,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 from contextlib import closing
-from typing import Annotated
+from datetime import UTC, datetime
+from typing import Annotated, Any
 
 import typer
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from fleetpulse.commands.options import Config, DatabaseUrl, Home, settings_of
-from fleetpulse.console import complain, note, write
-from fleetpulse.database import located, opened, store_at, upgrade
+from fleetpulse.commands.options import Config, DatabaseUrl, Home, Text, settings_of
+from fleetpulse.console import TextFormat, complain, note, write
+from fleetpulse.database import database_file, located, opened, store_at, upgrade
 from fleetpulse.settings import Settings
+from rollups.audit import findings
 from storage import schema
 from storage.cluster import Cluster
 from storage.embedded import EmbeddedServer
@@ -99,22 +102,78 @@ def history() -> None:
 
 
 @app.command()
+def status(
+    form: Text = TextFormat.TABLE, config: Config = None, database_url: DatabaseUrl = None, home: Home = None
+) -> None:
+    """
+    Show engine, server and versions of the database, and for each tier what it holds and what is still marked.
+    """
+    with opened(settings_of(config, database_url, home), check=False) as store:
+        at, needed = store.timeseries_version()
+        answer: dict[str, Any] = {
+            "engine": store.engine_name,
+            "server": store.server_version(),
+            "revision": schema.current(store.engine),
+            "revision_needed": schema.head(),
+            "timeseries": at,
+            "timeseries_needed": needed,
+            "tiers": _tiers(store) if at == needed else [],
+        }
+    if form is TextFormat.JSON:
+        write(json.dumps(answer, indent=2, default=str) + "\n")
+        return
+    write(f"engine       {answer['engine']}\nserver       {answer['server']}\n")
+    write(f"revision     {answer['revision'] or 'none'}, code needs {answer['revision_needed']}\n")
+    write(f"time series  version {at or 'none'}, code needs {needed}\n")
+    for each in answer["tiers"]:
+        write(
+            f"{each['relation']:<20} {each['parts']:>5} parts {each['size_bytes'] / 1024**2:>10.1f} MiB"
+            f" {each['marked']:>7} marked   kept from {each['kept_from']:%Y-%m-%d %H:%M}Z\n"
+        )
+
+
+def _tiers(store: Store) -> list[dict[str, Any]]:
+    now = datetime.now(UTC)
+    found: list[dict[str, Any]] = []
+    for horizon in store.horizons():
+        parts = store.partitions(horizon.table, horizon.tier)
+        marked = [] if horizon.tier is Tier.RAW else store.dirty(horizon.table, horizon.tier, now)
+        found.append(
+            {
+                "relation": horizon.table.relation(horizon.tier),
+                "parts": len(parts),
+                "size_bytes": sum(part.size_bytes for part in parts),
+                "marked": len(marked),
+                "kept_from": max([horizon.dropped_before, *(part.window.start for part in parts[:1])]),
+            }
+        )
+    return found
+
+
+@app.command()
 def check(config: Config = None, database_url: DatabaseUrl = None, home: Home = None) -> None:
     """
     Compare the database with what this version of fleetpulse needs; exit 1 when they differ.
+
+    Looks at the server's own jobs, too, where it has any: what they would lose is told.
     """
-    with opened(settings_of(config, database_url, home), check=False) as store:
+    settings = settings_of(config, database_url, home)
+    with opened(settings, check=False) as store:
         try:
             store.check_schema()
             differences = schema.check(store.engine)
         except SchemaMismatch as exc:
             complain(str(exc))
             raise typer.Exit(1) from exc
+        dangers = findings(store, settings.retention_policy())
         version = store.server_version()
-    for each in differences:
+    for each in (*differences, *dangers):
         write(f"{each}\n")
     if differences:
         complain(f"schema differs in {len(differences)} places from what revision {schema.head()} says")
+    if dangers:
+        complain(f"rollups are in danger in {len(dangers)} ways")
+    if differences or dangers:
         raise typer.Exit(1)
     note(f"schema is at revision {schema.head()}, as it should be; {version}")
 
@@ -164,6 +223,9 @@ def psql(context: typer.Context, config: Config = None, database_url: DatabaseUr
     Open psql on the database; further arguments go to psql, such as -c "SELECT …".
     """
     settings = settings_of(config, database_url, home)
+    named = settings.database_url()
+    if named is not None and named.startswith("sqlite"):
+        raise SettingsError(f"psql does not read SQLite: open {database_file(named) or 'the file'} with sqlite3")
     with located(settings) as address:
         code = _run_psql(address, context.args, prefer_own=settings.database_url() is None)
     raise typer.Exit(code)

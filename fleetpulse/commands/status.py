@@ -18,7 +18,6 @@ from fleetpulse.database import opened
 from fleetpulse.settings import Settings
 from reports.render import duration, plain, ratio, status_text
 from reports.run import run
-from rollups.refresh import GRACE
 from storage.model import ROLLUPS, Window
 from storage.model import Table as Series
 from storage.store import Store
@@ -33,6 +32,10 @@ SELECT s.name, s.host, s.pid, s.version, s.started_at, s.last_seen_at, s.ended_a
 FROM observation AS o
 LEFT JOIN collector_sessions AS s ON s.id = (SELECT MAX(id) FROM collector_sessions)
 """
+_SESSION_TYPES = {
+    **dict.fromkeys(("started_at", "last_seen_at", "ended_at", "observed_to"), datetime),
+    "live": bool,
+}
 _LOSSES = (
     "SELECT reason, CAST(SUM(n) AS bigint) AS n FROM losses WHERE recorded_at >= :since GROUP BY reason ORDER BY 1"
 )
@@ -64,7 +67,7 @@ def collect(store: Store, settings: Settings, now: datetime) -> dict[str, Any]:
     ]
     keys = ("expected", "up", "down", "unobserved", "paused")
     url = settings.database_url()
-    session = store.query(_SESSION)
+    session = store.query(_SESSION, types=_SESSION_TYPES)
     losses = store.query(_LOSSES, {"since": now - _RECENT})
     return {
         "now": now,
@@ -88,7 +91,7 @@ def collect(store: Store, settings: Settings, now: datetime) -> dict[str, Any]:
 
 def _freshness(store: Store, table: Series, now: datetime) -> dict[str, Any]:
     """Return how many closed buckets wait to be computed; views are exact all the same."""
-    waiting = [bucket for tier in ROLLUPS for bucket in store.dirty(table, tier, now - GRACE)]
+    waiting = [bucket for tier in ROLLUPS for bucket in store.dirty(table, tier, now - store.grace)]
     return {"table": table.value, "waiting": len(waiting), "oldest": min(waiting, default=None)}
 
 

@@ -15,7 +15,9 @@ down_revision: str | None = None
 branch_labels: str | None = None
 depends_on: str | None = None
 
-TIMESTAMP = sa.DateTime(timezone=True)
+# SQLite has no type for moments, and makes identities of nothing but what it calls INTEGER (64 bits wide).
+TIMESTAMP = sa.DateTime(timezone=True).with_variant(sa.Integer(), "sqlite")
+BIG_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 JSON = sa.JSON().with_variant(JSONB(), "postgresql")
 
 
@@ -54,6 +56,7 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("(state = 'retired') = (retired_at IS NOT NULL)", name=op.f("agents_retired_at_check")),
         sa.UniqueConstraint("name", name=op.f("agents_name_key")),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "hosts",
@@ -63,6 +66,7 @@ def upgrade() -> None:
         sa.Column("created_at", TIMESTAMP, nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("hosts_pkey")),
         sa.UniqueConstraint("name", name=op.f("hosts_name_key")),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "metrics",
@@ -76,6 +80,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("metrics_pkey")),
         sa.CheckConstraint("kind IN ('gauge', 'counter')", name=op.f("metrics_kind_check")),
         sa.UniqueConstraint("name", "kind", "labels_digest", name=op.f("metrics_name_kind_labels_digest_key")),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "reasons",
@@ -83,10 +88,11 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("reasons_pkey")),
         sa.UniqueConstraint("reason", name=op.f("reasons_reason_key")),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "status_events",
-        sa.Column("id", sa.BigInteger(), sa.Identity(), nullable=False),
+        sa.Column("id", BIG_ID, sa.Identity(), nullable=False),
         sa.Column("agent_id", sa.Integer(), nullable=False),
         sa.Column("ts", TIMESTAMP, nullable=False),
         sa.Column("from_status", sa.Text(), nullable=False),
@@ -95,6 +101,7 @@ def upgrade() -> None:
         sa.Column("spool_id", sa.Uuid(), nullable=False),
         sa.Column("seq", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("status_events_pkey")),
+        sqlite_autoincrement=True,
     )
     op.create_index(op.f("status_events_agent_id_ts_idx"), "status_events", ["agent_id", "ts"])
     op.create_table(
@@ -113,6 +120,7 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("to_ts >= from_ts", name=op.f("agent_schedules_order_check")),
         sa.ForeignKeyConstraint(["agent_id"], ["agents.id"], name=op.f("agent_schedules_agent_id_fkey")),
+        sqlite_autoincrement=True,
     )
     op.create_index(op.f("agent_schedules_agent_id_from_ts_idx"), "agent_schedules", ["agent_id", "from_ts"])
     op.create_index(
@@ -121,6 +129,7 @@ def upgrade() -> None:
         ["agent_id"],
         unique=True,
         postgresql_where=sa.text("to_ts IS NULL"),
+        sqlite_where=sa.text("to_ts IS NULL"),
     )
     op.create_table(
         "collector_sessions",
@@ -136,10 +145,11 @@ def upgrade() -> None:
         sa.Column("observed_to", TIMESTAMP, nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("collector_sessions_pkey")),
         sa.UniqueConstraint("uuid", name=op.f("collector_sessions_uuid_key")),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "losses",
-        sa.Column("id", sa.BigInteger(), sa.Identity(), nullable=False),
+        sa.Column("id", BIG_ID, sa.Identity(), nullable=False),
         sa.Column("agent_id", sa.Integer(), nullable=False),
         sa.Column("from_due", TIMESTAMP, nullable=False),
         sa.Column("to_due", TIMESTAMP, nullable=False),
@@ -151,6 +161,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("losses_pkey")),
         sa.CheckConstraint("to_due >= from_due", name=op.f("losses_order_check")),
         sa.CheckConstraint("n >= 0", name=op.f("losses_n_check")),
+        sqlite_autoincrement=True,
     )
     op.create_index(op.f("losses_agent_id_from_due_idx"), "losses", ["agent_id", "from_due"])
 

@@ -1,6 +1,6 @@
 -- availability --
--- What became of the slots of each agent in [start, end): whole hours from the view of that name, the minutes before
--- and after them by the same rules from health_1m. Agents without a slot and without a check are left out.
+-- What became of the slots of each agent in [start, end): whole days from the view availability_1d, the hours before and
+-- after them from availability, the minutes before and after those by the same rules from health_1m. Agents without a slot and without a check are left out.
 WITH edges AS (
     SELECT 1 AS piece, :start AS start_ts, :hours_start AS end_ts
     UNION ALL
@@ -102,6 +102,34 @@ WITH edges AS (
            v.paused
     FROM availability AS v
     WHERE v.bucket >= :hours_start
+      AND v.bucket < :days_start
+      AND (CAST(:agent AS text) IS NULL OR v.agent = :agent)
+      AND (CAST(:type AS text) IS NULL OR v.type = :type)
+    UNION ALL
+    SELECT v.agent_id,
+           v.expected,
+           v.up,
+           v.down,
+           v.unobserved,
+           v.skipped,
+           v.lost,
+           v.paused
+    FROM availability_1d AS v
+    WHERE v.bucket >= :days_start
+      AND v.bucket < :days_end
+      AND (CAST(:agent AS text) IS NULL OR v.agent = :agent)
+      AND (CAST(:type AS text) IS NULL OR v.type = :type)
+    UNION ALL
+    SELECT v.agent_id,
+           v.expected,
+           v.up,
+           v.down,
+           v.unobserved,
+           v.skipped,
+           v.lost,
+           v.paused
+    FROM availability AS v
+    WHERE v.bucket >= :days_end
       AND v.bucket < :hours_end
       AND (CAST(:agent AS text) IS NULL OR v.agent = :agent)
       AND (CAST(:type AS text) IS NULL OR v.type = :type)
@@ -129,7 +157,7 @@ SELECT a.name AS agent,
        CAST(t.up AS double precision) / NULLIF(t.up + t.down, 0) AS availability,
        CASE
            WHEN t.up + t.down < t.expected THEN CAST(t.up + t.down AS double precision) / t.expected
-           WHEN t.expected > 0 THEN 1
+           WHEN t.expected > 0 THEN 1.0
        END AS coverage
 FROM totals AS t
 JOIN agents AS a ON a.id = t.agent_id

@@ -14,6 +14,9 @@ import psycopg
 from psycopg import sql
 
 from storage.errors import SchemaMismatch
+from storage.layout import TIER_CODE
+from storage.model import Table, Tier
+from storage.pg.layout import interval
 from storage.pg.partitions import partition_lock
 from storage.queries import load
 
@@ -29,7 +32,9 @@ _FUNCTIONS = (
 #: Views of people and reports, in the order in which they are made; functions that they share come first.
 _VIEWS = "sql/postgresql/views.sql"
 _VIEW_FUNCTIONS = ("slots_between", "lost_between")
-_PUBLIC_VIEWS = ("observation", "fleet_health", "availability", "incidents")
+_PUBLIC_VIEWS = ("observation", "fleet_health", "incidents")
+#: Public view to the tier that it counts checks in, and PostgreSQL's name of a bucket.
+_AVAILABILITY_VIEWS = {"availability": (Tier.H1, "hour"), "availability_1d": (Tier.D1, "day")}
 #: Public view to the rollup that it reads.
 _LOAD_VIEWS = {"system_load": "system_metrics_1m", "system_load_1h": "system_metrics_1h"}
 _LEDGER = (
@@ -79,9 +84,20 @@ def make_views(connection: psycopg.Connection) -> None:
     """Make the public views over tiers that are there, and the functions that they share."""
     for name in (*_VIEW_FUNCTIONS, *_PUBLIC_VIEWS):
         connection.execute(load("storage", _VIEWS)[name])
+    for name, (tier, unit) in _AVAILABILITY_VIEWS.items():
+        made = sql.SQL(load("storage", _VIEWS)["availability"]).format(
+            view=sql.Identifier(name),
+            rollup=sql.Identifier(Table.HEALTH.relation(tier)),
+            unit=sql.Literal(unit),
+            step=interval(tier.step),
+            tier=sql.Literal(TIER_CODE[tier]),
+        )
+        connection.execute(made)
     for name, rollup in _LOAD_VIEWS.items():
-        made = sql.SQL(load("storage", _VIEWS)["system_load"])
-        connection.execute(made.format(view=sql.Identifier(name), rollup=sql.Identifier(rollup)))
+        made = sql.SQL(load("storage", _VIEWS)["system_load"]).format(
+            view=sql.Identifier(name), rollup=sql.Identifier(rollup)
+        )
+        connection.execute(made)
 
 
 def version(connection: psycopg.Connection) -> int:
@@ -158,7 +174,7 @@ def check(connection: psycopg.Connection, engine: str, steps: Steps, *, upgradin
 
 def drop_views(connection: psycopg.Connection) -> None:
     """Drop the public views and what they share."""
-    for name in reversed((*_PUBLIC_VIEWS, *_LOAD_VIEWS)):
+    for name in reversed((*_PUBLIC_VIEWS, *_AVAILABILITY_VIEWS, *_LOAD_VIEWS)):
         connection.execute(sql.SQL("DROP VIEW IF EXISTS {}").format(sql.Identifier(name)))
     for name in reversed(_VIEW_FUNCTIONS):
         connection.execute(sql.SQL("DROP FUNCTION IF EXISTS {}").format(sql.Identifier(name)))

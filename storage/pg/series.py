@@ -70,6 +70,10 @@ class Series(Protocol):
         """Return product and version of the server, for people."""
         ...
 
+    def version(self, connection: psycopg.Connection) -> tuple[int, int]:
+        """See ``Store.timeseries_version``."""
+        ...
+
     def check(self, connection: psycopg.Connection) -> None:
         """Insist on the version of this code; see ``Store.check_schema``."""
         ...

@@ -124,6 +124,10 @@ class PgStore:
         with self._lent("checking the schema", deadlines.ADMIN) as (series, connection):
             series.check(connection)
 
+    def timeseries_version(self) -> tuple[int, int]:
+        with self._lent("reading the version of the time series", deadlines.ADMIN) as (series, connection):
+            return series.version(connection)
+
     def provision(self) -> None:
         self._series.insist()
         with self._lent("provisioning the time series", deadlines.ADMIN) as (series, connection):

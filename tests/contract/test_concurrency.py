@@ -26,7 +26,7 @@ MINUTES = [NOON + timedelta(minutes=m) for m in (0, 1, 2, 58, 59, 60, 61)]
 HOURS = Window(NOON, NOON + timedelta(hours=2))
 
 
-@pytest.mark.needs(Capability.EXACT_VIEWS, Capability.SEVERAL_WRITERS)
+@pytest.mark.needs(Capability.EXACT_VIEWS)
 def test_two_writers_two_refreshers_and_a_reader(store: Store, database_url: str, rounds: int) -> None:
     """Views equal raw in every snapshot that a reader takes; in the end no clean bucket lacks a row."""
     done = threading.Event()
@@ -106,6 +106,7 @@ def rounds(request: pytest.FixtureRequest) -> int:
     return 3000 if request.config.getoption("--long", default=False) else 150
 
 
+@pytest.mark.needs(Capability.SEVERAL_WRITERS)
 def test_two_refreshers_one_is_busy(store: Store, database_url: str) -> None:
     """While one refresher holds a table another does nothing and says so; other tables are free."""
     store.write(Spool().batch(samples=[("a", "m", NOON, 1.0)], checks=[("a", NOON, Outcome.HEALTHY, 1.0)]))

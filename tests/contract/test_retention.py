@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import cast
 
 import pytest
@@ -21,8 +21,9 @@ from rollups.verify import verify
 from storage.errors import SettingsError, StorageError, TransientStorageError
 from storage.model import ROLLUPS, Outcome, Table, Tier, Window
 from storage.open import open_store
-from storage.store import Mismatch, Store
+from storage.store import Capability, Mismatch, Store
 from tests.batches import NOON, Spool, every
+from tests.tampering import tamper
 
 DAYS = 12
 LAST = NOON + timedelta(days=DAYS - 1)
@@ -48,7 +49,8 @@ def fill(store: Store) -> None:
 
 def rows(store: Store, tier: Tier) -> list[tuple[object, ...]]:
     """Return every row of the agent's metric at *tier*."""
-    return list(store.query(f"SELECT bucket, n, sum FROM {Table.AGENT.relation(tier)} ORDER BY bucket").rows)  # noqa: S608  # the test's own names
+    statement = f"SELECT bucket, n, sum FROM {Table.AGENT.relation(tier)} ORDER BY bucket"  # noqa: S608  # own names
+    return list(store.query(statement, types={"bucket": datetime}).rows)
 
 
 def test_plan_names_what_would_go_and_changes_nothing(store: Store) -> None:
@@ -73,9 +75,9 @@ def test_apply_drops_and_keeps_every_rollup(store: Store) -> None:
 
     assert first.ok
     assert second.ok
-    assert store.query("SELECT count(*), min(ts) FROM agent_metrics").rows == [
-        (16, (NOW - timedelta(days=3)).replace(hour=0))
-    ]
+    held = store.query("SELECT count(*), min(ts) AS first FROM agent_metrics", types={"first": datetime}).rows
+
+    assert held == [(16, (NOW - timedelta(days=3)).replace(hour=0))]
     assert rows(store, Tier.M1) == minutes
     assert rows(store, Tier.H1) == before[Tier.H1]
     assert rows(store, Tier.D1) == before[Tier.D1]
@@ -96,12 +98,12 @@ def test_late_row_below_dropped_raw_is_refused_and_erases_nothing(store: Store) 
     assert {tier: rows(store, tier) for tier in ROLLUPS} == before
 
 
+@pytest.mark.needs(Capability.EXACT_VIEWS)
 def test_unproven_rollup_keeps_raw(store: Store) -> None:
     """A rollup that differs from raw stops the drop; repaired, the next run drops."""
     fill(store)
     refresh_all(store, NOW)
-    with store.engine.begin() as connection:
-        connection.execute(text("UPDATE agent_metrics_1h_mat SET sum = sum + 1 WHERE bucket < :at"), {"at": NOON})
+    tamper(store, "UPDATE agent_metrics_1h_mat SET sum = sum + 1 WHERE bucket < :at", at=NOON)
     first = apply(store, POLICY, NOW)
     unproven = [result for result in first.steps if result.verdict is Verdict.UNPROVEN]
     held = store.query("SELECT count(*) FROM agent_metrics").rows
@@ -129,6 +131,7 @@ def test_drop_refuses_open_and_marked_ranges(store: Store) -> None:
         store.drop_below(Table.AGENT, Tier.RAW, NOON)
 
 
+@pytest.mark.needs(Capability.EXACT_VIEWS, Capability.SEVERAL_WRITERS)
 def test_reader_on_an_old_partition_delays_the_drop_and_nobody_else(store: Store, database_url: str) -> None:
     """A report that still reads what is to go makes the step time out; writers go on, and the next run finishes."""
     fill(store)
@@ -153,6 +156,7 @@ def test_reader_on_an_old_partition_delays_the_drop_and_nobody_else(store: Store
     assert verify(store, NOW).holds
 
 
+@pytest.mark.needs(Capability.SEVERAL_WRITERS)
 def test_close_waits_for_writers_in_flight(store: Store) -> None:
     """The horizon does not move while a transaction that passed the gate is still open."""
     with store.engine.connect() as writer:
@@ -166,6 +170,7 @@ def test_close_waits_for_writers_in_flight(store: Store) -> None:
     assert closed[Tier.RAW] == NOON
 
 
+@pytest.mark.needs(Capability.SEVERAL_WRITERS)
 def test_writer_reads_the_horizon_behind_the_gate(store: Store, database_url: str) -> None:
     """A writer that waits at the gate while the horizon moves obeys the new horizon, not the one of its snapshot."""
     store.ensure_partitions(Window(NOON, NOON))
@@ -226,7 +231,7 @@ def test_retention_under_load_loses_nothing(store: Store, database_url: str) -> 
         keeping.result()
     last = apply(store, POLICY, NOW)
     rolled = store.query(
-        "SELECT sum(r.n)::bigint FROM agent_metrics_1d AS r JOIN agents AS a ON a.id = r.agent_id WHERE a.name = 'late'"
+        "SELECT sum(r.n) FROM agent_metrics_1d AS r JOIN agents AS a ON a.id = r.agent_id WHERE a.name = 'late'"
     ).rows
 
     assert last.ok
@@ -235,6 +240,7 @@ def test_retention_under_load_loses_nothing(store: Store, database_url: str) -> 
     assert verify(store, NOW).holds
 
 
+@pytest.mark.needs(Capability.EXACT_VIEWS, Capability.SEVERAL_WRITERS)
 def test_detached_partition_is_found_and_dropped(store: Store) -> None:
     """What a crash left between detaching and dropping is in the next plan, and goes with the next run."""
     fill(store)
@@ -280,12 +286,12 @@ def test_rebuild_between_proof_and_drop_leaves_the_step_to_the_next_run(store: S
     assert apply(store, POLICY, NOW).ok
 
 
+@pytest.mark.needs(Capability.EXACT_VIEWS)
 def test_ledger_outlives_raw_rows_that_could_not_be_dropped(store: Store) -> None:
     """While a proof fails and raw rows stay, the ledger keeps what ``verify`` counts them against."""
     fill(store)
     refresh_all(store, NOW)
-    with store.engine.begin() as connection:
-        connection.execute(text("UPDATE agent_metrics_1h_mat SET sum = sum + 1 WHERE bucket < :at"), {"at": NOON})
+    tamper(store, "UPDATE agent_metrics_1h_mat SET sum = sum + 1 WHERE bucket < :at", at=NOON)
     late = NOW + timedelta(days=60)
     result = apply(store, POLICY, late)
     ledger = verify(store, late).ledger
@@ -298,8 +304,7 @@ def test_ledger_outlives_raw_rows_that_could_not_be_dropped(store: Store) -> Non
 def test_purge_forgets_old_batches_only(store: Store) -> None:
     """The ledger forgets what is older than its time, and ``verify`` still holds for what raw has."""
     fill(store)
-    with store.engine.begin() as connection:
-        connection.execute(text("UPDATE ingest_batches SET committed_at = :at WHERE seq <= 2"), {"at": NOON})
+    tamper(store, "UPDATE ingest_batches SET committed_at = :at WHERE seq <= 2", at=NOON)
     apply(store, POLICY, NOW)
     result = apply(store, POLICY, NOW + timedelta(days=30))
 

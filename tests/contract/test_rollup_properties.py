@@ -75,7 +75,8 @@ def compare(store: Store, oracle: Oracle) -> None:
         expected = oracle.rollup(tier, horizons[tier])
         answer = store.query(
             f"SELECT r.bucket, a.name, r.n, r.sum, r.min, r.max, r.last FROM {Table.AGENT.relation(tier)} AS r"  # noqa: S608  # the test's own names
-            " JOIN agents AS a ON a.id = r.agent_id"
+            " JOIN agents AS a ON a.id = r.agent_id",
+            types={"bucket": datetime},
         ).rows
         found = {(row[0], row[1]): row[2:] for row in answer}
 

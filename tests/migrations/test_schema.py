@@ -7,8 +7,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from uuid import uuid4
@@ -16,33 +16,54 @@ from uuid import uuid4
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Engine, create_engine, insert, select, text
+from sqlalchemy import Engine, bindparam, func, insert, inspect, select, text
 from sqlalchemy.exc import StatementError
 from sqlalchemy.orm import Session
 
 import migrations.versions
 from storage import schema
-from storage.errors import SchemaMismatch, StorageError, TransientStorageError
-from storage.models import Agent, AgentSchedule, Base, CollectorSession, Host, LossRecord, Metric, Reason, StatusEvent
+from storage.errors import PermanentStorageError, SchemaMismatch, StorageError, TransientStorageError
+from storage.models import (
+    Agent,
+    AgentSchedule,
+    Base,
+    CollectorSession,
+    Host,
+    LossRecord,
+    Metric,
+    Moment,
+    Reason,
+    StatusEvent,
+)
 from storage.open import open_store
-from storage.store import Store
+from storage.sqlstate import translated
+from storage.store import Capability, Store
+from storage.transactions import writing
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 #: What a revision may import: itself must not change when the project does.
 FROZEN_IMPORTS = {"__future__", "alembic", "sqlalchemy"}
 
 ROOT = Path(__file__).parents[2]
-#: Brings a database up in a process of its own.
+#: Brings a database up in a process of its own; says so when it has come to the lock.
 UPGRADE = """
 import sys
+from sqlalchemy import event
 from storage import schema
 from storage.open import open_store
 store = open_store(sys.argv[1])
+
+@event.listens_for(store.engine, "before_cursor_execute")
+def tell(connection, cursor, statement, parameters, context, executemany):
+    if "pg_advisory_xact_lock" in statement or statement == "BEGIN IMMEDIATE":
+        print("locking", flush=True)
+
 schema.upgrade(store.engine)
 store.close()
 """
-#: Tables, columns, indexes and constraints as the server sees them.
-CATALOG = """
+#: Tables, columns, indexes and constraints as each kind of server sees them.
+CATALOG = {
+    "postgresql": """
 SELECT 'column', c.relname || '.' || a.attname,
        format_type(a.atttypid, a.atttypmod) || ' ' || a.attnotnull || ' ' || a.attidentity::text
        || coalesce(' ' || pg_get_expr(d.adbin, d.adrelid), '')
@@ -58,22 +79,79 @@ SELECT 'constraint', r.relname || '.' || c.conname, pg_get_constraintdef(c.oid)
   FROM pg_constraint AS c JOIN pg_class AS r ON r.oid = c.conrelid
  WHERE c.connamespace = 'public'::regnamespace
 ORDER BY 1, 2
-"""
+""",
+    "sqlite": """
+SELECT 'column', t.name || '.' || c.name,
+       c.type || ' ' || c."notnull" || ' ' || c.pk || coalesce(' ' || c.dflt_value, '')
+  FROM sqlite_master AS t JOIN pragma_table_xinfo(t.name) AS c
+ WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite~_%' ESCAPE '~'
+UNION ALL
+SELECT 'identity', t.name, '' || (t.sql LIKE '%PRIMARY KEY AUTOINCREMENT%')
+  FROM sqlite_master AS t WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite~_%' ESCAPE '~'
+UNION ALL
+SELECT 'index', t.name || '.' || i.name,
+       i."unique" || ' ' || coalesce((SELECT m.sql FROM sqlite_master AS m WHERE m.name = i.name),
+       (SELECT group_concat(x.name) FROM pragma_index_xinfo(i.name) AS x WHERE x.key))
+  FROM sqlite_master AS t JOIN pragma_index_list(t.name) AS i
+ WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite~_%' ESCAPE '~'
+UNION ALL
+SELECT 'foreign key', t.name || '.' || f."from", f."table" || '.' || f."to"
+  FROM sqlite_master AS t JOIN pragma_foreign_key_list(t.name) AS f WHERE t.type = 'table'
+ORDER BY 1, 2
+""",
+}
+#: All that a database holds; SQLite keeps its counters of ids.
+RELATIONS = {
+    "postgresql": "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace",
+    "sqlite": "SELECT name FROM sqlite_master WHERE name NOT LIKE 'sqlite~_%' ESCAPE '~'",
+}
+#: The same damage on every engine; SQLite alters no column in place.
+DAMAGE = {
+    "postgresql": (
+        "ALTER TABLE hosts ADD extra integer, ALTER name DROP NOT NULL, ALTER labels DROP DEFAULT",
+        "ALTER TABLE losses DROP CONSTRAINT losses_n_check, ALTER reason TYPE varchar(5)",
+    ),
+    "sqlite": (
+        "DROP TABLE hosts",
+        "CREATE TABLE hosts (id integer PRIMARY KEY AUTOINCREMENT NOT NULL, name text, labels json NOT NULL,"
+        " created_at integer NOT NULL, extra integer, CONSTRAINT hosts_name_key UNIQUE (name))",
+        "DROP TABLE losses",
+        "CREATE TABLE losses (id integer PRIMARY KEY AUTOINCREMENT NOT NULL, agent_id integer NOT NULL,"
+        " from_due integer NOT NULL, to_due integer NOT NULL, n bigint NOT NULL, reason varchar(5) NOT NULL,"
+        " spool_id char(32), seq bigint, recorded_at integer NOT NULL,"
+        " CONSTRAINT losses_order_check CHECK (to_due >= from_due))",
+        "CREATE INDEX losses_agent_id_from_due_idx ON losses (agent_id, from_due)",
+    ),
+}
 
 
 @pytest.fixture
 def engine(empty_database_url: str) -> Iterator[Engine]:
     """Return an engine on a database with nothing in it."""
-    found = open_store(empty_database_url).engine
-    yield found
-    found.dispose()
+    found = open_store(empty_database_url)
+    yield found.engine
+    found.close()
 
 
 def catalog(engine: Engine) -> list[tuple[str, str, str]]:
     """Return everything that the database holds, Alembic's own table apart."""
     with engine.connect() as connection:
-        rows = connection.execute(text(CATALOG)).all()
-    return [(kind, name, what) for kind, name, what in rows if not name.startswith(schema.VERSION_TABLE)]
+        found = [(kind, name, what) for kind, name, what in connection.execute(text(CATALOG[engine.dialect.name]))]
+        found += [
+            ("check", f"{table}.{each['name']}", each["sqltext"])
+            for table in sorted(inspect(connection).get_table_names())
+            for each in inspect(connection).get_check_constraints(table)
+        ]
+    return [each for each in found if not each[1].startswith(schema.VERSION_TABLE)]
+
+
+@contextmanager
+def locked(engine: Engine) -> Iterator[None]:
+    """Hold the lock that an upgrade takes."""
+    with writing(engine).begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": schema.LOCK_KEY})
+        yield
 
 
 def populate(engine: Engine) -> None:
@@ -135,9 +213,7 @@ def test_downgrade_to_base_leaves_nothing(engine: Engine) -> None:
         assert schema.current(engine) == step.down_revision
 
     with engine.connect() as connection:
-        left = connection.execute(
-            text("SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace")
-        ).all()
+        left = connection.execute(text(RELATIONS[engine.dialect.name])).all()
 
     assert left == []
 
@@ -159,38 +235,29 @@ def test_every_revision_upgrades_a_populated_database(engine: Engine) -> None:
     assert catalog(engine) == before
 
 
-def test_two_upgrades_at_once(engine: Engine) -> None:
-    """Of upgrades at the same moment one does the work, the others wait and find it done."""
-    url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
-    with engine.connect() as holder:
-        holder.execute(text("SELECT pg_advisory_lock(:key)"), {"key": schema.LOCK_KEY})
+def upgrade_at_once(engine: Engine, url: str) -> None:
+    """Start two upgrades while the lock is held, let them go, and insist that both succeed."""
+    command = [sys.executable, "-c", UPGRADE, url]
+    with locked(engine):
         started = [
-            subprocess.Popen(
-                [sys.executable, "-c", UPGRADE, url],
-                cwd=ROOT,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for _ in range(3)
+            subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            for _ in range(2)
         ]
-        deadline = time.monotonic() + 60
-        waiting = text(
-            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = "
-            "(SELECT oid FROM pg_database WHERE datname = current_database())"
-        )
-        while (waiters := holder.execute(waiting).scalar_one()) < 3 and time.monotonic() < deadline:
-            if all(process.poll() is not None for process in started):
-                break
-            time.sleep(0.02)
-        holder.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": schema.LOCK_KEY})
-        said = [process.communicate(timeout=60)[0] for process in started]
+        said = [process.stdout.readline() for process in started if process.stdout is not None]
+        running = [process.poll() for process in started]
+    rest = [process.communicate(timeout=60)[0] for process in started]
 
-    assert waiters == 3
-    assert said == ["", "", ""]
-    assert [process.returncode for process in started] == [0, 0, 0]
+    assert (said, rest) == (["locking\n"] * 2, [""] * 2)
+    assert running == [None, None]
+    assert [process.returncode for process in started] == [0, 0]
     assert schema.current(engine) == schema.head()
     assert schema.check(engine) == []
+
+
+@pytest.mark.needs(Capability.SEVERAL_WRITERS)
+def test_upgrades_at_once(engine: Engine, empty_database_url: str) -> None:
+    """Of upgrades at the same moment one does the work, the others wait and find it done."""
+    upgrade_at_once(engine, empty_database_url)
 
 
 def test_failed_upgrade_leaves_nothing_half_done(engine: Engine) -> None:
@@ -208,10 +275,8 @@ def test_check_names_every_kind_of_difference(engine: Engine) -> None:
     """Each thing that somebody changed by hand is one line."""
     schema.upgrade(engine)
     with engine.begin() as connection:
-        connection.execute(
-            text("ALTER TABLE hosts ADD extra integer, ALTER name DROP NOT NULL, ALTER labels DROP DEFAULT")
-        )
-        connection.execute(text("ALTER TABLE losses DROP CONSTRAINT losses_n_check, ALTER reason TYPE varchar(5)"))
+        for statement in DAMAGE[engine.dialect.name]:
+            connection.execute(text(statement))
         connection.execute(text("DROP INDEX status_events_agent_id_ts_idx"))
         connection.execute(text("CREATE TABLE stranger (n integer)"))
 
@@ -230,9 +295,7 @@ def test_check_ignores_the_time_series(store: Store) -> None:
     """Tables that ``provision`` made are no difference, although Alembic would see them."""
     with store.engine.connect() as connection:
         everything = compare_metadata(MigrationContext.configure(connection), Base.metadata)
-        names = connection.execute(
-            text("SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')")
-        ).scalars()
+        names = inspect(connection).get_table_names()
         ours = {table.name for table in Base.metadata.sorted_tables} | {schema.VERSION_TABLE}
         foreign = [name for name in names if name not in ours]
 
@@ -277,12 +340,15 @@ def test_require_head_of_an_empty_database(engine: Engine) -> None:
     assert caught.value.found is None
 
 
-def test_unreachable_database_is_transient() -> None:
-    """A server that is not there is an error of storage, not of the driver."""
-    engine = create_engine("postgresql+psycopg://nobody@127.0.0.1:1/none")
-    with pytest.raises(TransientStorageError, match="reading the schema revision failed"):
-        schema.current(engine)
-    engine.dispose()
+@pytest.mark.parametrize("url", ["postgresql://nobody@127.0.0.1:1/none", "sqlite:////no-such-folder/none.db"])
+def test_unreachable_database_is_transient(url: str) -> None:
+    """A server or a folder that is not there is an error of storage, not of the driver."""
+    store = open_store(url)
+    try:
+        with pytest.raises(TransientStorageError, match=r"reading the schema revision failed|there is no folder"):
+            schema.current(store.engine)
+    finally:
+        store.close()
 
 
 def test_revisions_are_one_line_of_numbers() -> None:
@@ -319,7 +385,8 @@ def test_timestamps_are_aware_utc(engine: Engine) -> None:
     local = datetime(2026, 3, 10, 12, tzinfo=timezone(timedelta(hours=5)))
     with engine.begin() as connection:
         connection.execute(insert(Host).values(name="h", created_at=local))
-        connection.execute(text("SET TIME ZONE 'Asia/Kathmandu'"))
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SET TIME ZONE 'Asia/Kathmandu'"))
         found = connection.execute(select(Host.created_at)).scalar_one()
     with pytest.raises(StatementError, match="has no time zone"), engine.begin() as connection:
         connection.execute(insert(Host).values(name="i", created_at=datetime(2026, 3, 10)))  # noqa: DTZ001  # the point
@@ -328,26 +395,72 @@ def test_timestamps_are_aware_utc(engine: Engine) -> None:
     assert found.utcoffset() == timedelta(0)
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "UPDATE agents SET source = 'elsewhere'",
-        "UPDATE agents SET state = 'gone'",
-        "UPDATE agents SET state = 'retired'",
-        "UPDATE agents SET retired_at = now()",
-        "UPDATE agents SET status = 'skipped'",
-        "UPDATE metrics SET kind = 'histogram'",
-        "UPDATE agent_schedules SET offset_s = interval_s",
-        "UPDATE agent_schedules SET to_ts = from_ts - interval '1 second'",
-        "INSERT INTO agent_schedules (agent_id, from_ts, interval_s, offset_s, state)"
-        " SELECT agent_id, from_ts, interval_s, offset_s, state FROM agent_schedules",
-        "DELETE FROM agents",
-    ],
+def test_timestamps_keep_order_and_microseconds(engine: Engine) -> None:
+    """Moments far apart and a microsecond apart come back exactly, compare and sort as moments."""
+    schema.upgrade(engine)
+    step = timedelta(microseconds=1)
+    elsewhere = NOW.astimezone(timezone(timedelta(hours=-11)))
+    moments = [datetime(1, 1, 2, tzinfo=UTC), NOW - step, elsewhere, NOW + step, datetime(9999, 1, 1, tzinfo=UTC)]
+    with engine.begin() as connection:
+        rows = [{"name": str(number), "created_at": moment} for number, moment in enumerate(moments)]
+        connection.execute(insert(Host), rows[::-1])
+        found = connection.execute(select(Host.created_at).order_by(Host.created_at)).scalars().all()
+        until = select(Host.name).where(Host.created_at <= NOW).order_by(Host.created_at)
+        names = connection.execute(until).scalars().all()
+        last = connection.execute(select(func.max(Host.created_at))).scalar_one()
+
+    assert found == moments
+    assert names == ["0", "1", "2"]
+    assert last == moments[-1]
+
+
+#: What no client may do.
+NONSENSE = (
+    "UPDATE agents SET source = 'elsewhere'",
+    "UPDATE agents SET state = 'gone'",
+    "UPDATE agents SET state = 'retired'",
+    "UPDATE agents SET retired_at = created_at",
+    "UPDATE agents SET status = 'skipped'",
+    "UPDATE agents SET name = NULL",
+    "UPDATE metrics SET kind = 'histogram'",
+    "UPDATE agent_schedules SET offset_s = interval_s",
+    "UPDATE agent_schedules SET to_ts = :before",
+    "UPDATE losses SET n = -1",
+    "INSERT INTO agent_schedules (agent_id, from_ts, interval_s, offset_s, state)"
+    " SELECT agent_id, from_ts, interval_s, offset_s, state FROM agent_schedules",
+    "INSERT INTO agent_schedules (agent_id, from_ts, interval_s, offset_s, state)"
+    " SELECT agent_id + 1, from_ts, interval_s, offset_s, state FROM agent_schedules",
+    "INSERT INTO reasons (reason) SELECT reason FROM reasons",
+    "DELETE FROM agents",
 )
-def test_database_refuses_what_makes_no_sense(engine: Engine, statement: str) -> None:
-    """Constraints hold against every client, not only ours."""
+
+
+def test_database_refuses_what_makes_no_sense(engine: Engine) -> None:
+    """Constraints hold against every client, not only ours, and what they refuse is the data's fault."""
     schema.upgrade(engine)
     populate(engine)
+    states = {}
+    for statement in NONSENSE:
+        found = text(statement)
+        if ":before" in statement:
+            found = found.bindparams(bindparam("before", NOW - timedelta(seconds=1), type_=Moment))
+        try:
+            with translated("it"), engine.begin() as connection:
+                connection.execute(found)
+        except PermanentStorageError as exc:
+            states[statement] = exc.sqlstate
 
-    with pytest.raises(Exception, match=r"violates|duplicate"), engine.begin() as connection:
-        connection.execute(text(statement))
+    assert [statement for statement in NONSENSE if statement not in states] == []
+    assert set(states.values()) == {"23502", "23503", "23505", "23514"}
+
+
+def test_ids_are_never_given_twice(engine: Engine) -> None:
+    """The id of a row that is gone names nothing else, not even that of the newest one."""
+    schema.upgrade(engine)
+    seen = []
+    for number in range(3):
+        with engine.begin() as connection:
+            seen.append(connection.execute(insert(Reason).values(reason=str(number)).returning(Reason.id)).scalar_one())
+            connection.execute(text("DELETE FROM reasons"))
+
+    assert seen == [1, 2, 3]

@@ -102,12 +102,12 @@ LEFT JOIN latest AS l ON l.agent_id = a.id
 WHERE a.state <> 'retired'
 
 -- availability --
--- What became of the slots of each agent in each hour (UTC). expected is what should have been polled: the slots of
+-- What became of the slots of each agent in each bucket (UTC): hours for availability, days for availability_1d. expected is what should have been polled: the slots of
 -- its schedule without those in planned maintenance, up to observation.observed_to.
 -- paused is the larger of two witnesses, slots in paused schedule time and checks that ended as paused, because the
 -- collector learns of a pause a moment later than the schedule. unobserved is what is left of expected: skipped, lost,
 -- or the collector was down; it says nothing about the agent.
-CREATE VIEW availability AS
+CREATE VIEW {view} AS
 SELECT t.bucket,
        t.agent_id,
        t.agent,
@@ -120,7 +120,7 @@ SELECT t.bucket,
        t.lost,
        t.paused,
        t.up::float8 / nullif(t.up + t.down, 0) AS availability,
-       least((t.up + t.down)::float8 / nullif(greatest(t.slots - t.paused, 0), 0), 1) AS coverage
+       CASE WHEN t.slots > t.paused THEN least((t.up + t.down)::float8 / (t.slots - t.paused), 1) END AS coverage
 FROM (
     SELECT p.bucket,
            p.agent_id,
@@ -147,20 +147,20 @@ FROM (
         FROM observation AS o
         CROSS JOIN generate_series(
             (
-                SELECT greatest(date_trunc('hour', min(f.from_ts), 'UTC'), max(z.dropped_before))
+                SELECT greatest(date_trunc({unit}, min(f.from_ts), 'UTC'), max(z.dropped_before))
                 FROM agent_schedules AS f
                 CROSS JOIN horizons AS z
-                WHERE z.tbl = 1 AND z.tier = 2
+                WHERE z.tbl = 1 AND z.tier = {tier}
             ),
             o.observed_to,
-            INTERVAL '1 hour'
+            {step}
         ) AS h (bucket)
-        JOIN agent_schedules AS s ON s.from_ts < h.bucket + INTERVAL '1 hour'
+        JOIN agent_schedules AS s ON s.from_ts < h.bucket + {step}
             AND (s.to_ts IS NULL OR s.to_ts > h.bucket)
         JOIN agents AS a ON a.id = s.agent_id
         CROSS JOIN LATERAL (
             SELECT slots_between(
-                h.bucket, least(h.bucket + INTERVAL '1 hour', o.observed_to),
+                h.bucket, least(h.bucket + {step}, o.observed_to),
                 s.from_ts, s.to_ts, s.interval_s, s.offset_s
             ) AS slots
         ) AS n
@@ -176,7 +176,7 @@ FROM (
                c.skipped,
                c.paused,
                0
-        FROM health_1h AS c
+        FROM {rollup} AS c
         JOIN agents AS a ON a.id = c.agent_id
         UNION ALL
         SELECT h.bucket,
@@ -189,11 +189,11 @@ FROM (
                0,
                0,
                0,
-               lost_between(h.bucket, h.bucket + INTERVAL '1 hour', l.from_due, l.to_due, l.n)
+               lost_between(h.bucket, h.bucket + {step}, l.from_due, l.to_due, l.n)
         FROM losses AS l
         JOIN agents AS a ON a.id = l.agent_id
         CROSS JOIN LATERAL generate_series(
-            date_trunc('hour', l.from_due, 'UTC'), l.to_due, INTERVAL '1 hour'
+            date_trunc({unit}, l.from_due, 'UTC'), l.to_due, {step}
         ) AS h (bucket)
     ) AS p
     GROUP BY p.bucket, p.agent_id, p.agent, p.type

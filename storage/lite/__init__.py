@@ -1,0 +1,3 @@
+"""
+What the engine ``sqlite`` is made of.
+"""
