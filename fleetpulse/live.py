@@ -274,12 +274,13 @@ def _cropped(line: Text, width: int) -> Text:
     return line
 
 
-def summary(snapshot: Snapshot, *, flags: str = "") -> str:
+def summary(snapshot: Snapshot, *, flags: str = "", psql: bool = True) -> str:
     """
     Return what a run has done, for whoever started it, and where to look next.
 
     Args:
         flags: Flags that lead the commands to the same database, each with a space in front.
+        psql: The database is one that psql reads.
     """
     elapsed = duration((snapshot.now_us - snapshot.started_us) / 1e6)
     slots = sum(snapshot.slots.values())
@@ -301,7 +302,7 @@ def summary(snapshot: Snapshot, *, flags: str = "") -> str:
             f"  fleetpulse status{flags}",
             f"  fleetpulse report availability --since 1h{flags}",
             f"  fleetpulse report incidents --since 1h{flags}",
-            f"  fleetpulse db psql{flags} -c 'TABLE fleet_health'",
+            *([f"  fleetpulse db psql{flags} -c 'TABLE fleet_health'"] if psql else []),
         )
     )
 

@@ -31,6 +31,7 @@ from fleetpulse.quantities import format_duration, parse_duration
 from fleetpulse.settings import Settings
 from storage.errors import SettingsError
 from storage.model import AgentSpec
+from storage.urls import redact
 
 #: How the agents of the demo are polled: often enough that something happens while one looks on.
 DEMO_INTERVAL_S = 2.0
@@ -118,7 +119,7 @@ def run(
             run_for_s=run_for_s,
             on_snapshot=screen.publish,
         )
-    _tell_end(screen, settings, demo_fleet, flags=_flags(config, home))
+    _tell_end(screen, settings, demo_fleet, flags=_flags(config, database_url, home))
     raise typer.Exit(code)
 
 
@@ -186,14 +187,15 @@ class _Bottom(logging.Handler):
 def _tell_end(screen: Screen, settings: Settings, demo_fleet: int, flags: str) -> None:
     latest = screen.latest
     if latest is not None:
-        note(summary(latest, flags=flags))
+        note(summary(latest, flags=flags, psql=not (settings.database_url() or "").startswith("sqlite")))
     if demo_fleet:
         note(f"what the demo fleet served: {settings.home / DEMO_LOG}")
 
 
-def _flags(config: Path | None, home: Path | None) -> str:
-    """Return the flags that lead other commands to the same database; an address may hold a password."""
-    given = (("--config", config), ("--home", home))
+def _flags(config: Path | None, database_url: str | None, home: Path | None) -> str:
+    """Return the flags that lead other commands to the same database, but for an address that holds a password."""
+    shown = database_url if database_url is not None and redact(database_url) == database_url else None
+    given = (("--config", config), ("--database-url", shown), ("--home", home))
     return "".join(f" {flag} {shlex.quote(str(path))}" for flag, path in given if path is not None)
 
 
