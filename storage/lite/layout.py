@@ -139,16 +139,19 @@ def differences(table: Table, tier: Tier, against: Tier, limit: int) -> str:
     """
     keys = ["bucket", *key_columns(table)]
     compared = [name for name in rollup_columns(table) if name not in keys]
+    sides = [
+        f"max(CASE WHEN b.side = {side} THEN b.{name} END) AS {alias}_{name}"
+        for side, alias in enumerate("fe")
+        for name in compared
+    ]
     return _statement(
         "differences",
+        answered=names([*keys, *(f"{alias}_{name}" for alias in "fe" for name in compared)], "d"),
+        key=names(keys, "b"),
+        sides=", ".join(sides),
         columns=names(rollup_columns(table)),
         view=table.relation(tier),
         expected=proof(table, tier, against),
-        found_key=names(keys, "f"),
-        wanted_key=names(keys, "e"),
-        found=names(compared, "f"),
-        wanted=names(compared, "e"),
-        same_key=" AND ".join(f"f.{name} = e.{name}" for name in keys),
         differs=" OR ".join(_differs(name) for name in compared),
         limit=limit,
     )
@@ -156,12 +159,12 @@ def differences(table: Table, tier: Tier, against: Tier, limit: int) -> str:
 
 def _differs(name: str) -> str:
     if name not in ("sum", "latency_sum"):
-        return f"f.{name} IS NOT e.{name}"
+        return f"d.f_{name} IS NOT d.e_{name}"
     prefix = name.removesuffix("sum")
     # Addition in another order differs in the last bits; by no more than this.
     return (
-        f"((f.{name} IS NULL) <> (e.{name} IS NULL)"
-        f" OR abs(f.{name} - e.{name}) > 1e-9 * e.{prefix}n * max(abs(e.{prefix}min), abs(e.{prefix}max)))"
+        f"((d.f_{name} IS NULL) <> (d.e_{name} IS NULL)"
+        f" OR abs(d.f_{name} - d.e_{name}) > 1e-9 * d.e_{prefix}n * max(abs(d.e_{prefix}min), abs(d.e_{prefix}max)))"
     )
 
 

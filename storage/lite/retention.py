@@ -113,7 +113,8 @@ def surplus_pages(connection: sqlite3.Connection) -> int:
         return 0
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     free = connection.execute("PRAGMA freelist_count").fetchone()[0]
-    return int(free - KEPT_SHARE * pages) if free > FREE_SHARE * pages else 0
+    # The file gets smaller by what is given back, and what is kept is a share of that.
+    return int((free - KEPT_SHARE * pages) / (1 - KEPT_SHARE)) if free > FREE_SHARE * pages else 0
 
 
 def give_back(connection: sqlite3.Connection, pages: int) -> None:

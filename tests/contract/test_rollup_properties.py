@@ -20,7 +20,7 @@ from rollups.refresh import rebuild, refresh_all
 from rollups.retention import apply
 from rollups.verify import verify
 from storage.model import MIN_ABS_VALUE, ROLLUPS, Table, Tier, Window, floor
-from storage.store import Store
+from storage.store import Capability, Store
 from tests.batches import NOON, Spool
 
 POLICY = RetentionPolicy(
@@ -108,6 +108,9 @@ def test_any_order_keeps_rollups_equal_to_raw(store: Store, steps: list[tuple[st
             rebuild(store, Window(now - timedelta(hours=argument), now), now)
         else:
             assert apply(store, POLICY, now).ok
+        if Capability.EXACT_VIEWS not in store.capabilities:
+            # Late rows show with the refresh of their buckets there; what is open shows as it is.
+            refresh_all(store, now)
         compare(store, oracle)
     refresh_all(store, now + timedelta(days=2))
     compare(store, oracle)

@@ -8,6 +8,7 @@ import json
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,7 +109,7 @@ def test_write_refused_row_goes_to_quarantine_alone(store: Store) -> None:
     result = store.write(spool.batch(samples=[("a", "m", at, float(k)) for k, at in enumerate(moments)]))
     quarantined = store.query("SELECT payload, sqlstate FROM quarantine").rows
     # A document, or its text where the engine has no type for one.
-    words = [json.loads(row[0]) if isinstance(row[0], str) else row[0] for row in quarantined]
+    words: list[Any] = [json.loads(row[0]) if isinstance(row[0], str) else row[0] for row in quarantined]
 
     assert (result.accepted, dict(result.rejected)) == (100, {f"sqlstate_{state}": 1})
     assert count(store, "agent_metrics") == 100

@@ -188,6 +188,16 @@ def test_copy_in_and_out(url: str) -> None:
         assert cursor.execute("SELECT count(*) FROM t").fetchone() == (6_001,)
 
 
+def test_messages_that_end_with_a_read_are_followed_by_others(url: str) -> None:
+    """The session reads 8 KiB at a time: a message that ends with them does not end what its client has sent."""
+    with closing(connect(url)) as connection:
+        connection.prepare_threshold = None
+        for length in range(8_160, 8_200):
+            answer = connection.execute("SELECT %s::int".ljust(length).encode(), (length,)).fetchone()
+
+            assert answer == (length,)
+
+
 def test_database_is_lent_once(server: WasmServer, url: str) -> None:
     """A second database at the same time is refused: it would be the first one."""
     with pytest.raises(AssertionError, match="lent already"), server.database(provision, empty=True):

@@ -94,7 +94,12 @@ export class Backend {
     this.#input = bytes
     this.#read = 0
     this.#output = []
-    this.#module._interactive_one(bytes.length, bytes[0])
+    // It reads 8 KiB at a time, and takes the end of a message that is also the end of those for the end of all.
+    while (this.#read < bytes.length) {
+      const before = this.#read
+      this.#module._interactive_one(bytes.length - before, bytes[before])
+      if (this.#read === before) throw new Error(`BUG: the session does not read on at byte ${before} of ${bytes.length}`)
+    }
     return Buffer.concat(this.#output)
   }
 

@@ -214,24 +214,29 @@ UNION ALL
 ) AS u
 
 -- differences --
--- Rows of the public view within a window that are not what they should be: missing, too many, or different.
-WITH f AS MATERIALIZED (
-SELECT {columns}
-FROM {view}
-WHERE bucket >= :start
-  AND bucket < :end
-), e AS MATERIALIZED (
+-- Rows of the public view (f) within a window that are not what they should be (e): missing, too many, or different.
+-- Both are grouped by their key instead of joined: without statistics SQLite may join them row by row.
+SELECT {answered}
+FROM (
+    SELECT {key},
+           sum(b.side = 0) AS f_rows,
+           sum(b.side = 1) AS e_rows,
+           {sides}
+    FROM (
+        SELECT 0 AS side, {columns}
+        FROM {view}
+        WHERE bucket >= :start
+          AND bucket < :end
+        UNION ALL
+        SELECT 1, {columns}
+        FROM (
 {expected}
-)
-SELECT {found_key}, {found}, {wanted}
-FROM f
-LEFT JOIN e ON {same_key}
-WHERE e.bucket IS NULL
+        )
+    ) AS b
+    GROUP BY {key}
+) AS d
+WHERE d.f_rows <> 1
+   OR d.e_rows <> 1
    OR {differs}
-UNION ALL
-SELECT {wanted_key}, {found}, {wanted}
-FROM e
-LEFT JOIN f ON {same_key}
-WHERE f.bucket IS NULL
 ORDER BY 1, 2
 LIMIT {limit}
