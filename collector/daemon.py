@@ -158,6 +158,8 @@ class Daemon:
         self._ended = asyncio.Event()
         #: Written by the refresh job, read by snapshots.
         self._refreshed_us = 0
+        #: Whether the log says so; of two jobs that find it out at once both may.
+        self._left_to_owner = False
         # Guards the list that the database gave last: the writer's thread and the sync job bring one.
         self._handing_over = threading.Lock()
         self._specs: list[AgentSpec] = []
@@ -369,15 +371,31 @@ class Daemon:
 
     # ---------------------------------------------------------------- jobs, on threads of their own
 
-    def _refresh(self) -> None:
+    def _maintained(self) -> Store | None:
+        """Return the store for what only the tables' owner may do; ``None`` while it is away, or when that is not us."""
         store = self._writer.store
+        if store is None:
+            return None
+        if store.may_maintain():
+            self._left_to_owner = False
+            return store
+        if not self._left_to_owner:
+            self._left_to_owner = True
+            log.warning(
+                'refreshes and retention are left to "fleetpulse maintain": this role may only write',
+                extra={"event": "maintenance_left"},
+            )
+        return None
+
+    def _refresh(self) -> None:
+        store = self._maintained()
         if store is not None:
             now_us = self._timeline.now_us()
             if not refresh.refresh_all(store, from_us(now_us), grace=store.grace).busy:
                 self._refreshed_us = now_us
 
     def _apply_retention(self) -> None:
-        store = self._writer.store
+        store = self._maintained()
         if store is not None:
             self._audit.run(store, self._policy)
             retention.apply(store, self._policy, from_us(self._timeline.now_us()))

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from fleetpulse.commands import agents, db, fleet, report, retention, rollup, run, status
+from fleetpulse.commands import agents, db, fleet, maintain, report, retention, rollup, run, status
 from fleetpulse.console import ReaderGone, complain, write
 from reports.catalogue import UnknownReport
 from storage.errors import FleetpulseError, SettingsError
@@ -32,6 +32,7 @@ app = typer.Typer(
     context_settings={"auto_envvar_prefix": "FLEETPULSE", "help_option_names": ["-h", "--help"]},
 )
 app.command("run")(run.run)
+app.command("maintain")(maintain.maintain)
 app.command("fleet")(fleet.fleet)
 app.command("status")(status.status)
 app.add_typer(agents.app, name="agents")

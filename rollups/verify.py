@@ -51,12 +51,12 @@ def verify(store: Store, now: datetime, window: Window | None = None) -> Proof:
     Prove rollups against raw and raw against the ledger, everywhere above the raw horizons or in *window*.
 
     Where views are not exact at every moment, closed buckets that are marked are refreshed first: what is marked is known
-    to lag, and proves nothing.
+    to lag, and proves nothing. Whose role may not refresh learns of the other buckets alone.
 
     Args:
         window: ``None`` for everything that raw still holds, up to five minutes ahead of *now*.
     """
-    if Capability.EXACT_VIEWS not in store.capabilities:
+    if Capability.EXACT_VIEWS not in store.capabilities and store.may_maintain():
         refresh_all(store, now)
     days = store.verify_ledger()
     held = [part.window for table in Table for part in store.partitions(table, Tier.RAW)]

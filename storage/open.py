@@ -10,6 +10,7 @@ from storage.errors import SettingsError
 from storage.pg.series import Series, Server
 from storage.pg.store import PgStore
 from storage.postgresql import PostgresqlSeries
+from storage.sqlite import SqliteStore
 from storage.store import Store
 from storage.timescaledb import TimescaledbSeries
 
@@ -60,7 +61,5 @@ def open_store(url: str, engine: str | None = None) -> Store:
             f"engine {engine} does not serve addresses of scheme {scheme}, expected {' or '.join(served)}"
         )
     if scheme == "sqlite":
-        from storage.sqlite import SqliteStore
-
         return SqliteStore(url)
     return PgStore(url, _SERIES.get(engine, _ask))

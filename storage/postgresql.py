@@ -70,6 +70,7 @@ class PostgresqlSeries:
     def drop(self, connection: psycopg.Connection) -> None:
         with partitions.partition_lock(connection), connection.transaction():
             drop_views(connection)
+            connection.execute("DROP FUNCTION IF EXISTS make_partition(smallint, smallint, timestamptz)")
             for table in Table:
                 for tier in reversed(ROLLUPS):
                     connection.execute(sql.SQL("DROP VIEW IF EXISTS {}").format(sql.Identifier(table.relation(tier))))
@@ -136,7 +137,7 @@ def _second(connection: psycopg.Connection) -> None:
 
 
 #: Step number n turns version n - 1 into version n.
-STEPS: Steps = {1: _first, 2: _second}
+STEPS: Steps = {1: _first, 2: _second, 3: partitions.make_function}
 
 
 def _raw(connection: psycopg.Connection, table: Table) -> None:

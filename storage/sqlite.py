@@ -133,6 +133,9 @@ class SqliteStore:
         # A tier is one table, however long its time is.
         return 0
 
+    def may_maintain(self) -> bool:
+        return True
+
     # ---------------------------------------------------------------- writing
 
     @contextmanager

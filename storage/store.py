@@ -198,6 +198,14 @@ class Store(Protocol):
         """Make the partitions that rows of *window* need, raw and tiers; return how many were made."""
         ...
 
+    def may_maintain(self) -> bool:
+        """
+        Tell whether this session's role may do what only the owner of the time series may: refresh, close, drop.
+
+        Whoever may not can still write, and have the partitions made that its rows need.
+        """
+        ...
+
     # ---------------------------------------------------------------- writing
 
     def claim_collector(self, name: str) -> None:

@@ -126,14 +126,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def _in_words(engine: str, counts: dict[str, int]) -> str:
-    label, remedy = engine, ""
+    label, elsewhere = engine, set[str]()
     if engine == "timescaledb":
         label = "timescaledb (WebAssembly)"
         if servers.missing("timescaledb-url"):
-            remedy = f"; run them with {URL_VARIABLES['timescaledb-url']}"
+            more = servers.capabilities("timescaledb-url") - servers.capabilities(engine)
+            elsewhere = {capability.value for capability in more}
     total = sum(counts.values())
-    reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(counts.items()))
-    return f"{label} {total} test{'s' * (total != 1)} ({reasons}{remedy})"
+    reasons = ", ".join(
+        f"{reason} {n}" + (f" with {URL_VARIABLES['timescaledb-url']} only" if reason in elsewhere else "")
+        for reason, n in sorted(counts.items())
+    )
+    return f"{label} {total} test{'s' * (total != 1)} ({reasons})"
 
 
 @pytest.fixture(scope="session")

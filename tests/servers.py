@@ -144,8 +144,8 @@ class Servers:
         _create(template, name, source)
         try:
             if engine == "timescaledb-url":
-                # Its jobs run when a test says so, not behind its back.
-                _execute(url, sql.SQL("SELECT _timescaledb_functions.stop_background_workers()"))
+                # As in a database that was not copied: the server runs its policies while a test does what it does.
+                _execute(url, sql.SQL("SELECT _timescaledb_functions.start_background_workers()"))
             yield url
         finally:
             _drop(template, name)

@@ -17,6 +17,7 @@ import typer
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from fleetpulse.commands import roles
 from fleetpulse.commands.options import Config, DatabaseUrl, Home, Text, settings_of
 from fleetpulse.console import TextFormat, complain, note, write
 from fleetpulse.database import database_file, located, opened, store_at, upgrade
@@ -176,6 +177,9 @@ def check(config: Config = None, database_url: DatabaseUrl = None, home: Home = 
     if differences or dangers:
         raise typer.Exit(1)
     note(f"schema is at revision {schema.head()}, as it should be; {version}")
+
+
+app.command("roles")(roles.roles)
 
 
 # ---------------------------------------------------------------- embedded server

@@ -30,7 +30,7 @@ DatabaseUrl = Annotated[
         envvar="FLEETPULSE_DATABASE_URL",
         metavar="URL",
         show_default=False,
-        help="PostgreSQL to use, as postgresql://user@host:port/database; by default the embedded one.",
+        help="Database: postgresql://user@host:port/database or sqlite:///file; by default the embedded PostgreSQL.",
     ),
 ]
 Home = Annotated[

@@ -1,9 +1,9 @@
 """
 Making, listing and dropping partitions.
 
-A partition is made as a plain table and attached: ``CREATE TABLE … PARTITION OF`` takes ACCESS EXCLUSIVE on the parent
-and deadlocked two writers, ATTACH lets them go on. It is detached CONCURRENTLY and dropped after that, so that a
-report that still reads it holds up nobody. Both under an advisory lock, in transactions of their own.
+A function of the database makes one, with the rights of the tables' owner: who may insert rows need not be who may
+make tables. A partition is detached CONCURRENTLY and dropped after that, so that a report that still reads it holds up
+nobody. Both under an advisory lock, in transactions of their own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from psycopg import sql
 
 from storage.layout import TABLE_CODE, TIER_CODE, Slice, parent, slice_from_name, slices
 from storage.model import Table, Tier, Window
-from storage.pg.layout import PARTITION_LOCK, moment
+from storage.pg.layout import PARTITION_LOCK
+from storage.queries import load
 from storage.store import Partition
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,20 @@ def partition_lock(connection: psycopg.Connection) -> Iterator[None]:
             connection.execute("SELECT pg_advisory_unlock(%s, 0)", (PARTITION_LOCK,))
 
 
+def make_function(connection: psycopg.Connection) -> None:
+    """Make, or make anew, the function that makes partitions; nobody but its owner may call it until that is granted."""
+    row = connection.execute("SELECT current_schema()").fetchone()
+    if row is None or row[0] is None:
+        raise AssertionError("BUG: a connection without a schema")
+    function = sql.Identifier(row[0], "make_partition")
+    connection.execute(
+        sql.SQL(load("storage", "sql/postgresql/partitions.sql")["make_partition"]).format(
+            function=function, schema=sql.Literal(row[0]), lock=sql.Literal(PARTITION_LOCK)
+        )
+    )
+    connection.execute(sql.SQL("REVOKE EXECUTE ON FUNCTION {} FROM PUBLIC").format(function))
+
+
 def ensure(connection: psycopg.Connection, table: Table, tiers: Sequence[Tier], window: Window) -> int:
     """
     Make the missing partitions of *tiers* that *window* touches; return how many were made.
@@ -42,14 +57,15 @@ def ensure(connection: psycopg.Connection, table: Table, tiers: Sequence[Tier], 
     Nothing is made below a tier's closed horizon: a dropped partition never comes back empty.
     """
     wanted = [(tier, part) for tier in tiers for part in slices(table, tier, window)]
-    if not _missing(connection, table, wanted):
-        return 0
-    with partition_lock(connection):
-        missing = _missing(connection, table, wanted)
-        for tier, part in missing:
-            with connection.transaction():
-                _create(connection, table, tier, part)
-    return len(missing)
+    missing = _missing(connection, table, wanted)
+    made = 0
+    for tier, part in missing:
+        row = connection.execute(
+            "SELECT make_partition(%s::smallint, %s::smallint, %s)",
+            (TABLE_CODE[table], TIER_CODE[tier], part.window.start),
+        ).fetchone()
+        made += row == (True,)
+    return made
 
 
 def _missing(
@@ -65,20 +81,6 @@ def closed_horizons(connection: psycopg.Connection, table: Table) -> dict[Tier, 
     codes = {code: tier for tier, code in TIER_CODE.items()}
     rows = connection.execute("SELECT tier, closed_before FROM horizons WHERE tbl = %s", (TABLE_CODE[table],))
     return {codes[code]: closed for code, closed in rows}
-
-
-def _create(connection: psycopg.Connection, table: Table, tier: Tier, part: Slice) -> None:
-    above, name = sql.Identifier(parent(table, tier)), sql.Identifier(part.name)
-    connection.execute(
-        sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES)").format(
-            name, above
-        )
-    )
-    connection.execute(
-        sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})").format(
-            above, name, moment(part.window.start), moment(part.window.end)
-        )
-    )
 
 
 def _attached(connection: psycopg.Connection, table: Table, tier: Tier) -> list[tuple[str, bool]]:

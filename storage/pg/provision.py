@@ -47,6 +47,10 @@ _LEDGER = (
     "quarantine",
 )
 
+#: What is made here besides tables, for whoever hands it over or grants it.
+VIEWS = frozenset({*_PUBLIC_VIEWS, *_AVAILABILITY_VIEWS, *_LOAD_VIEWS})
+ROUTINES = frozenset({*_FUNCTIONS, *_VIEW_FUNCTIONS})
+
 #: Step number n turns version n - 1 into version n.
 Steps = Mapping[int, Callable[[psycopg.Connection], None]]
 

@@ -149,6 +149,13 @@ class PgStore:
         with self._lent("making partitions", deadlines.DDL) as (series, connection):
             return series.ensure_partitions(connection, window)
 
+    def may_maintain(self) -> bool:
+        with borrow(self._engine, "looking at the role", deadlines.READ) as connection:
+            row = connection.execute(
+                "SELECT pg_has_role(c.relowner, 'USAGE') FROM pg_class AS c WHERE c.oid = to_regclass('horizons')"
+            ).fetchone()
+        return row == (True,)
+
     # ---------------------------------------------------------------- writing
 
     @contextmanager

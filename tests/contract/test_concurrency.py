@@ -26,7 +26,7 @@ MINUTES = [NOON + timedelta(minutes=m) for m in (0, 1, 2, 58, 59, 60, 61)]
 HOURS = Window(NOON, NOON + timedelta(hours=2))
 
 
-@pytest.mark.needs(Capability.EXACT_VIEWS)
+@pytest.mark.needs(Capability.SEVERAL_WRITERS)
 def test_two_writers_two_refreshers_and_a_reader(store: Store, database_url: str, rounds: int) -> None:
     """Views equal raw in every snapshot that a reader takes; in the end no clean bucket lacks a row."""
     done = threading.Event()

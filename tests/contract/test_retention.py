@@ -98,7 +98,6 @@ def test_late_row_below_dropped_raw_is_refused_and_erases_nothing(store: Store) 
     assert {tier: rows(store, tier) for tier in ROLLUPS} == before
 
 
-@pytest.mark.needs(Capability.EXACT_VIEWS)
 def test_unproven_rollup_keeps_raw(store: Store) -> None:
     """A rollup that differs from raw stops the drop; repaired, the next run drops."""
     fill(store)
@@ -131,7 +130,7 @@ def test_drop_refuses_open_and_marked_ranges(store: Store) -> None:
         store.drop_below(Table.AGENT, Tier.RAW, NOON)
 
 
-@pytest.mark.needs(Capability.EXACT_VIEWS, Capability.SEVERAL_WRITERS)
+@pytest.mark.needs(Capability.SEVERAL_WRITERS)
 def test_reader_on_an_old_partition_delays_the_drop_and_nobody_else(store: Store, database_url: str) -> None:
     """A report that still reads what is to go makes the step time out; writers go on, and the next run finishes."""
     fill(store)
@@ -240,26 +239,6 @@ def test_retention_under_load_loses_nothing(store: Store, database_url: str) -> 
     assert verify(store, NOW).holds
 
 
-@pytest.mark.needs(Capability.EXACT_VIEWS, Capability.SEVERAL_WRITERS)
-def test_detached_partition_is_found_and_dropped(store: Store) -> None:
-    """What a crash left between detaching and dropping is in the next plan, and goes with the next run."""
-    fill(store)
-    apply(store, POLICY, NOW - timedelta(days=1))
-    boundary = (NOW - timedelta(days=3)).replace(hour=0)
-    store.close_below(Table.AGENT, Tier.RAW, boundary)
-    leaf = f"agent_metrics_{boundary - timedelta(days=1):%Y%m%d}"
-    with store.engine.begin() as connection:
-        connection.execute(text(f"ALTER TABLE agent_metrics DETACH PARTITION {leaf}"))
-        connection.execute(
-            text("UPDATE horizons SET dropped_before = :at WHERE tbl = 2 AND tier = 0"), {"at": boundary}
-        )
-    planned = [part.name for step in plan(store, POLICY, NOW) for part in step.partitions]
-    apply(store, POLICY, NOW)
-
-    assert leaf in planned
-    assert store.query("SELECT to_regclass(:leaf)::text", {"leaf": leaf}).rows == [(None,)]
-
-
 def test_rebuild_between_proof_and_drop_leaves_the_step_to_the_next_run(store: Store) -> None:
     """Marks that come after the proof keep that step from dropping, and no other one from going on."""
     fill(store)
@@ -286,7 +265,6 @@ def test_rebuild_between_proof_and_drop_leaves_the_step_to_the_next_run(store: S
     assert apply(store, POLICY, NOW).ok
 
 
-@pytest.mark.needs(Capability.EXACT_VIEWS)
 def test_ledger_outlives_raw_rows_that_could_not_be_dropped(store: Store) -> None:
     """While a proof fails and raw rows stay, the ledger keeps what ``verify`` counts them against."""
     fill(store)

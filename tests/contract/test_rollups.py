@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 
 import numpy as np
 import pytest
-from sqlalchemy import text
 
 from rollups.refresh import rebuild, refresh_all
 from rollups.verify import verify
@@ -29,7 +28,6 @@ def samples(store: Store, relation: str) -> list[tuple[object, ...]]:
     return list(store.query(statement, types={"bucket": datetime}).rows)
 
 
-@pytest.mark.needs(Capability.EXACT_VIEWS)
 def test_views_are_exact_before_any_refresh(store: Store) -> None:
     """Rows show in every tier in the moment in which they are committed."""
     store.write(Spool().batch(samples=[("a", "m", at, float(k)) for k, at in enumerate(every(NOON, 20, 6))]))
@@ -42,7 +40,6 @@ def test_views_are_exact_before_any_refresh(store: Store) -> None:
     assert samples(store, "agent_metrics_1d") == [(DAY.start, 6, 15.0, 0.0, 5.0, 5.0, 2.5)]
 
 
-@pytest.mark.needs(Capability.EXACT_VIEWS)
 def test_refresh_materialises_and_changes_nothing_visible(store: Store) -> None:
     """After a refresh the views answer the same, out of the materialised tables, and no mark is left."""
     store.write(Spool().batch(samples=[("a", "m", at, float(k)) for k, at in enumerate(every(NOON, 20, 6))]))
@@ -59,16 +56,13 @@ def test_refresh_materialises_and_changes_nothing_visible(store: Store) -> None:
     assert held == [(2, 1, 1, 0)]
 
 
-@pytest.mark.needs(Capability.EXACT_VIEWS)
 def test_refresh_leaves_open_buckets_alone(store: Store) -> None:
     """Only closed buckets are materialised: the running minute, hour and day stay marked, and exact."""
     store.write(Spool().batch(samples=[("a", "m", at, 1.0) for at in every(NOON, 30, 4)]))
     refresh_all(store, NOON + timedelta(minutes=1, seconds=15))
 
-    held = store.query("SELECT bucket FROM agent_metrics_1m_mat", types={"bucket": datetime}).rows
-
-    assert held == [(NOON,)]
-    assert store.query("SELECT count(*) FROM agent_metrics_1h_mat").rows == [(0,)]
+    assert store.dirty(Table.AGENT, Tier.M1, LATER) == [NOON + timedelta(minutes=1)]
+    assert store.dirty(Table.AGENT, Tier.H1, LATER) == [NOON]
     assert samples(store, "agent_metrics_1d") == [(DAY.start, 4, 4.0, 1.0, 1.0, 1.0, 1.0)]
 
 
@@ -131,7 +125,6 @@ def test_quantiles_are_within_one_percent(store: Store, tier: Tier) -> None:
             assert found == pytest.approx(expected, rel=0.01)
 
 
-@pytest.mark.needs(Capability.EXACT_VIEWS)
 def test_verify_holds_and_finds_damage(store: Store) -> None:
     """``verify`` names a bucket that was tampered with, and ``rebuild`` repairs it."""
     store.write(
@@ -200,57 +193,3 @@ def test_refresh_of_sparse_buckets_makes_only_their_partitions(store: Store) -> 
 
     assert len(store.partitions(Table.AGENT, Tier.M1)) == before + 2
     assert [row[1] for row in samples(store, "agent_metrics_1d")] == [1, 1]
-
-
-@pytest.mark.needs(Capability.EXACT_VIEWS, Capability.SEVERAL_WRITERS)
-def test_refresh_out_of_time_goes_on_with_less(store: Store) -> None:
-    """A refresh that exceeds its deadline is tried with fewer buckets, so that a backlog gets smaller at all."""
-    store.write(Spool().batch(samples=[("a", "m", at, 1.0) for at in every(NOON, 60, 100)]))
-    with store.engine.begin() as connection:
-        connection.execute(
-            text(
-                "CREATE FUNCTION out_of_time() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-                " IF (SELECT count(DISTINCT bucket) FROM fresh) > 10 THEN"
-                " RAISE EXCEPTION 'canceling statement due to statement timeout' USING ERRCODE = '57014';"
-                " END IF; RETURN NULL; END $$"
-            )
-        )
-        connection.execute(
-            text(
-                "CREATE TRIGGER out_of_time AFTER INSERT ON agent_metrics_1m_mat REFERENCING NEW TABLE AS fresh"
-                " FOR EACH STATEMENT EXECUTE FUNCTION out_of_time()"
-            )
-        )
-    result = store.refresh(Table.AGENT, Tier.M1, closed_before=LATER, limit=100)
-
-    assert 1 <= result.buckets <= 10
-
-
-@pytest.mark.needs(Capability.EXACT_VIEWS, Capability.SEVERAL_WRITERS)
-def test_refresh_does_not_wait_for_a_vacuum(store: Store) -> None:
-    """A leaf that somebody vacuums or indexes is refreshed all the same; only its indexes are not brought up to date."""
-    store.write(Spool().batch(samples=[("a", "m", NOON, 1.0)]))
-    with store.engine.begin() as vacuum:
-        vacuum.execute(text(f"LOCK TABLE agent_metrics_{NOON:%Y%m%d} IN SHARE UPDATE EXCLUSIVE MODE"))
-        result = store.refresh(Table.AGENT, Tier.M1, closed_before=LATER)
-
-    assert (result.buckets, result.rows) == (1, 1)
-
-
-@pytest.mark.needs(Capability.EXACT_VIEWS, Capability.SEVERAL_WRITERS)
-def test_a_backlog_does_not_slow_down_recent_questions(store: Store) -> None:
-    """A condition on the bucket leaves out marked buckets before they are computed."""
-    store.write(Spool().batch(samples=[("a", "m", at, 1.0) for at in every(NOON, 60, 300)]))
-    with store.engine.connect() as connection:
-        plan = connection.execute(
-            text("EXPLAIN (ANALYZE, FORMAT JSON) SELECT * FROM agent_metrics_1m WHERE bucket >= :since"),
-            {"since": NOON + timedelta(minutes=297)},
-        ).scalar_one()
-    loops: list[float] = []
-    nodes = [plan[0]["Plan"]]
-    while nodes:
-        node = nodes.pop()
-        loops.append(node["Actual Loops"])
-        nodes.extend(node.get("Plans", []))
-
-    assert max(loops) == 3

@@ -18,7 +18,7 @@ from sqlalchemy import text
 from rollups.audit import findings
 from rollups.policy import RetentionPolicy
 from rollups.refresh import rebuild, refresh_all
-from rollups.retention import Verdict, apply
+from rollups.retention import apply
 from rollups.verify import verify
 from storage.errors import CapabilityMissing
 from storage.model import ROLLUPS, Outcome, Table, Tier, Window
@@ -243,28 +243,6 @@ def test_refresh_that_gets_no_lock_leaves_its_marks(store: Store, database_url: 
     assert rows(store, Tier.D1) == [(NOON.replace(hour=0), 3, 4.0)]
 
 
-@pytest.mark.needs(Capability.COLUMNSTORE, Capability.SEVERAL_WRITERS)
-def test_lock_on_a_chunk_delays_retention_and_not_ingest(store: Store, database_url: str) -> None:
-    """A reader of an old chunk makes the drop time out; rows go on coming, and the next run drops."""
-    spool = Spool()
-    fill(store, spool)
-    refresh_all(store, NOW)
-    other = open_store(database_url)
-    try:
-        with store.engine.connect() as report:
-            report.execute(text("SELECT count(*) FROM agent_metrics"))
-            first = apply(other, POLICY, NOW)
-            written = other.write(spool.batch(samples=[("b", "m", NOW, 1.0)]))
-            report.rollback()
-    finally:
-        other.close()
-    verdicts = {(each.step.table, each.step.tier): each.verdict for each in first.steps}
-
-    assert verdicts[Table.AGENT, Tier.RAW] is Verdict.BUSY
-    assert written.accepted == 1
-    assert apply(store, POLICY, NOW).ok
-
-
 # ---------------------------------------------------------------- the server's own jobs
 
 
@@ -308,6 +286,26 @@ def test_audit_finds_what_endangers_rollups(store: Store, statement: str, findin
     found = "\n".join(findings(store, RetentionPolicy()))
 
     assert re.search(finding, found), found
+
+
+@on_timescaledb
+def test_audit_finds_jobs_that_get_no_worker(store: Store) -> None:
+    """A job whose time is long past is told; one that has just begun has no next time, and is not late."""
+    if Capability.SERVER_JOBS in store.capabilities:
+        autocommit(store, "SELECT _timescaledb_functions.stop_background_workers()")
+    jobs = (
+        "FROM timescaledb_information.jobs WHERE proc_name = 'policy_compression' AND hypertable_name = 'agent_metrics'"
+    )
+    autocommit(store, f"SELECT alter_job(job_id, next_start => now() - INTERVAL '1000 days') {jobs}")
+    late = findings(store, RetentionPolicy())
+    autocommit(
+        store,
+        f"UPDATE _timescaledb_internal.bgw_job_stat SET next_start = '-infinity' WHERE job_id = (SELECT job_id {jobs})",  # noqa: S608  # the test's own words
+    )
+    begun = findings(store, RetentionPolicy())
+
+    assert [finding.partition(":")[0] for finding in late] == ["policy_compression of agent_metrics is long overdue"]
+    assert begun == []
 
 
 @pytest.mark.needs(Capability.COLUMNSTORE, Capability.SERVER_JOBS)

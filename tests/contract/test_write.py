@@ -371,6 +371,7 @@ def claimed_in_time(store: Store) -> None:
             assert time.monotonic() < deadline
 
 
+@pytest.mark.needs(Capability.SEVERAL_WRITERS)
 def test_second_collector_is_refused(store: Store, database_url: str) -> None:
     """One database has one collector; the second is told who holds it, and gets it once the first has gone."""
     other = open_store(database_url)

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import struct
@@ -81,7 +82,7 @@ def test_run_with_a_demo_fleet_stores_every_poll(
 
     assert code == 0, err
     assert out == ""
-    assert "look next:\n  fleetpulse status --home " in err
+    assert re.search(r"look next:\n  fleetpulse status --database-url \S+ --home ", err), err
     assert err.count(f"{home}/demo-fleet.jsonl") == 2
     assert set(counted) == {"demo-0001", "demo-0002", "demo-0003", "demo-0004"}
     for agent in ("demo-0001", "demo-0002", "demo-0004"):

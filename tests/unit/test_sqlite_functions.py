@@ -215,7 +215,7 @@ def test_views_read_only_what_is_asked_for() -> None:
         incidents = plan("SELECT * FROM incidents WHERE agent_id = 7")
 
     assert "SEARCH m USING INDEX health_1h_mat_bucket (bucket>?)" in by_hour
-    assert "SEARCH m USING PRIMARY KEY (agent_id=?)" in by_agent
+    assert "SEARCH m USING INDEX sqlite_autoindex_health_1h_mat_1 (agent_id=?)" in by_agent
     assert any(step.startswith("SEARCH c USING INDEX health_checks_entity (agent_id=? AND ts>?") for step in health)
     assert "SEARCH m USING INDEX system_metrics_1m_mat_bucket (bucket>?)" in load_by_minute
     assert any("status_events_agent_id_ts_idx (agent_id=?)" in step for step in incidents)

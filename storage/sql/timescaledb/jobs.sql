@@ -2,7 +2,8 @@
 
 -- policies --
 -- The jobs on our relations: table or continuous aggregate, procedure, offsets, and whether it waits for a worker: late by
--- ten of its intervals, and by ten minutes.
+-- ten of its intervals, and by ten minutes. The server sets the next start of a job that has just begun to -infinity,
+-- before its worker is seen to run.
 SELECT coalesce(c.view_name, h.table_name)::text AS relation,
        j.proc_name::text,
        (j.config ->> 'start_offset')::interval AS start_offset,
@@ -11,6 +12,7 @@ SELECT coalesce(c.view_name, h.table_name)::text AS relation,
        j.scheduled,
        coalesce(
            j.scheduled AND s.job_status <> 'Running'
+               AND isfinite(s.next_start)
                AND s.next_start < now() - greatest(10 * j.schedule_interval, INTERVAL '10 minutes'),
            false
        ) AS overdue
