@@ -126,18 +126,23 @@ def _first(connection: psycopg.Connection) -> None:
 
 
 def _second(connection: psycopg.Connection) -> None:
-    """Tell which engine the time series are for; add up latency bins under any ``search_path``; mend a view."""
+    """
+    Tell which engine the time series are for; add up latency bins under any ``search_path``; mend a view, add another;
+    have partitions made with the owner's rights.
+    """
     connection.execute(
         "ALTER TABLE provision_version ADD COLUMN IF NOT EXISTS engine text NOT NULL DEFAULT 'postgresql'"
     )
+    connection.execute("ALTER TABLE provision_version ALTER COLUMN engine DROP DEFAULT")
     make_bins_add(connection)
     # The coverage of an hour in which nothing was expected is none, it was 1.
     drop_views(connection)
     make_views(connection)
+    partitions.make_function(connection)
 
 
 #: Step number n turns version n - 1 into version n.
-STEPS: Steps = {1: _first, 2: _second, 3: partitions.make_function}
+STEPS: Steps = {1: _first, 2: _second}
 
 
 def _raw(connection: psycopg.Connection, table: Table) -> None:
