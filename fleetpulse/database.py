@@ -11,7 +11,7 @@ from pathlib import Path
 from fleetpulse.settings import Settings
 from storage import schema
 from storage.embedded import EmbeddedServer
-from storage.errors import SchemaMismatch, StorageError
+from storage.errors import SchemaMismatch, SettingsError, StorageError
 from storage.lite.connection import parse_url as sqlite_file
 from storage.open import open_store
 from storage.store import Store
@@ -55,10 +55,16 @@ def located(settings: Settings, *, create: bool = False) -> Iterator[str]:
 
     Raises:
         StorageError: There is none.
+        SettingsError: The address is one of a database in memory, which no other command could see.
     """
     url = settings.database_url()
     if url is not None:
         file = database_file(url)
+        if file is None and url.startswith("sqlite"):
+            raise SettingsError(
+                "database address is that of a database in memory, which ends with the command: expected one of a file, "
+                "sqlite:///file"
+            )
         if not create and file is not None and not file.exists():
             raise StorageError(f'there is no database in {file} yet: make one with "fleetpulse db upgrade"')
         yield url

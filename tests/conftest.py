@@ -80,7 +80,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "engine_name" in metafunc.fixturenames:
         # A server of one's own is an extra: without it there is nothing to skip.
         chosen = [engine for engine in ENGINES if engine not in URL_VARIABLES or not servers.missing(engine)]
-        if metafunc.definition.path.parent.name not in ("contract", "migrations"):
+        everywhere = metafunc.definition.get_closest_marker("every_engine") is not None
+        if not everywhere and metafunc.definition.path.parent.name not in ("contract", "migrations"):
             chosen = [DEFAULT_ENGINE]
         metafunc.parametrize("engine_name", chosen, indirect=True, scope="session")
 

@@ -193,8 +193,8 @@ def _tell_end(screen: Screen, settings: Settings, demo_fleet: int, flags: str) -
 
 
 def _flags(config: Path | None, database_url: str | None, home: Path | None) -> str:
-    """Return the flags that lead other commands to the same database, but for an address that holds a password."""
-    shown = database_url if database_url is not None and redact(database_url) == database_url else None
+    """Return the flags that lead other commands to the same database; a password in its address is not shown."""
+    shown = redact(database_url) if database_url is not None else None
     given = (("--config", config), ("--database-url", shown), ("--home", home))
     return "".join(f" {flag} {shlex.quote(str(path))}" for flag, path in given if path is not None)
 

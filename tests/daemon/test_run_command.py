@@ -61,6 +61,7 @@ def call(home: Path, *arguments: str) -> tuple[int, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
+@pytest.mark.every_engine
 def test_run_with_a_demo_fleet_stores_every_poll(
     home: Path, database_url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -160,6 +160,18 @@ def test_unreachable_database_is_exit_1_and_hides_the_password(capsys: pytest.Ca
     assert "geheim" not in captured.err + captured.out
 
 
+@pytest.mark.parametrize("command", ["run", "status"])
+def test_database_in_memory_is_refused(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nobody else would ever see what is in it."""
+    code = cli.call([command, "--database-url", "sqlite://"])
+
+    assert code == 2
+    assert capsys.readouterr().err == (
+        "error: database address is that of a database in memory, which ends with the command: expected one of a file, "
+        "sqlite:///file\n"
+    )
+
+
 def test_debug_shows_where_an_error_came_from() -> None:
     """With --debug, before the command or in the environment, an error keeps its traceback."""
     with pytest.raises(SettingsError):
