@@ -7,13 +7,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from collector.simulator.fleet import FleetProcess
 from collector.simulator.log import counter_totals, read_log
-from storage.model import AgentSpec, Window, from_us
+from storage.model import AgentSpec, Window, from_us, to_us
 from storage.store import Store
 from tests.daemon.collector_process import CollectorProcess
 from tests.daemon.conditions import eventually
@@ -30,11 +32,11 @@ def served(log: Path) -> int:
 def checks(store: Store) -> list[tuple[str, int, int]]:
     """Return agent, due time and how often it is there, of every polled slot of the fleet."""
     found = store.query(
-        "SELECT a.name, CAST(extract(epoch FROM c.ts) * 1000000 AS bigint) AS due_us, count(*) AS n"
-        " FROM health_checks c JOIN agents a ON a.id = c.agent_id"
-        " WHERE a.probe = 'http' AND c.outcome < 7 GROUP BY 1, 2"
+        "SELECT a.name, c.ts AS due, count(*) AS n FROM health_checks c JOIN agents a ON a.id = c.agent_id"
+        " WHERE a.probe = 'http' AND c.outcome < 7 GROUP BY 1, 2",
+        types={"due": datetime},
     )
-    return [(str(name), int(str(due)), int(str(n))) for name, due, n in found.rows]
+    return [(str(name), to_us(cast(datetime, due)), int(str(n))) for name, due, n in found.rows]
 
 
 @pytest.fixture
@@ -51,6 +53,7 @@ def telling_due(fleet: FleetProcess) -> list[AgentSpec]:
     ]
 
 
+@pytest.mark.every_engine
 def test_killed_collector_loses_nothing_and_doubles_nothing(
     fleet: FleetProcess, store: Store, database_url: str, tmp_path: Path
 ) -> None:
