@@ -182,4 +182,7 @@ def in_words(batch: Batch, table: Table, columns: Checks | Samples, row: int) ->
 
 def minutes_us(columns: Checks | Samples) -> NDArray[np.int64]:
     """Return the minutes that *columns* touch, ascending, in microseconds since the Unix epoch: what is marked."""
+    first, last = (int(us) // MINUTE_US for us in (columns.ts_us.min(), columns.ts_us.max()))
+    if first == last:
+        return np.array([first], np.int64) * MINUTE_US
     return np.unique(columns.ts_us // MINUTE_US) * MINUTE_US

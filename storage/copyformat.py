@@ -22,6 +22,9 @@ TRAILER = b"\xff\xff"
 #: PostgreSQL counts microseconds from 2000-01-01.
 PG_EPOCH_US = 946_684_800_000_000
 
+#: Rows that are encoded at a time: the server works on the first ones while the next are made.
+BLOCK_ROWS = 2048
+
 #: Column type to wire dtype.
 WIRE: Mapping[str, str] = {
     "timestamptz": ">i8",
@@ -60,20 +63,19 @@ def encode_rows(
     for bit, mask in enumerate(nulls.values()):
         pattern |= mask.astype(np.int64) << bit
     for code in np.unique(pattern):
-        chosen = pattern == code
-        whole = bool(chosen.all())
+        places = np.flatnonzero(pattern == code)
         null_columns = {column for bit, column in enumerate(nulls) if int(code) >> bit & 1}
-        out = np.empty(
-            size if whole else int(chosen.sum()),
-            _dtype(tuple(types), tuple(place in null_columns for place in range(len(types)))),
-        )
-        out["fields"] = len(types)
-        for place, (kind, column) in enumerate(zip(types, columns, strict=True)):
-            if place in null_columns:
-                out[f"length{place}"] = -1
-                continue
-            values = column if whole else column[chosen]
-            out[f"length{place}"] = np.dtype(WIRE[kind]).itemsize
-            out[f"value{place}"] = values.astype(np.int64) - PG_EPOCH_US if kind == "timestamptz" else values
-        yield out.tobytes()
+        dtype = _dtype(tuple(types), tuple(place in null_columns for place in range(len(types))))
+        for start in range(0, len(places), BLOCK_ROWS):
+            chosen = places[start : start + BLOCK_ROWS]
+            out = np.empty(len(chosen), dtype)
+            out["fields"] = len(types)
+            for place, (kind, column) in enumerate(zip(types, columns, strict=True)):
+                if place in null_columns:
+                    out[f"length{place}"] = -1
+                    continue
+                values = column[chosen]
+                out[f"length{place}"] = np.dtype(WIRE[kind]).itemsize
+                out[f"value{place}"] = values.astype(np.int64) - PG_EPOCH_US if kind == "timestamptz" else values
+            yield out.tobytes()
     yield TRAILER

@@ -53,7 +53,7 @@ class Ids:
             " SELECT name, 'unknown', 'http', '', '{}', 15, 10, 1, 2, '', '{}', 'api', 'retired', now(), now()"
             " FROM unnest(%s::text[]) AS name ORDER BY name ON CONFLICT (name) DO NOTHING",
         )
-        return np.array([self._agents[name] for name in batch.agents], np.int32)
+        return np.fromiter(map(self._agents.__getitem__, batch.agents), np.int32, len(batch.agents))
 
     def agent(self, name: str) -> int:
         """Return the id of an agent that ``agents`` has resolved."""

@@ -3,6 +3,7 @@ Writing a batch: one transaction, once.
 
 Order inside the transaction: the ledger row first (no row: a replay, nothing else is written), then the gate that a
 moving horizon waits for, then rows, marks, day counts, transitions and losses. Whatever fails takes all of it back.
+What comes before the rows goes to the server at once, and so does what comes after them: a batch waits for it three times.
 
 A row that the database refuses (SQLSTATE class 22 or 23) is found by bisection in a second attempt, with savepoints;
 the first attempt has none, because it nearly always succeeds.
@@ -11,7 +12,8 @@ the first attempt has none, because it nearly always succeeds.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,42 +72,60 @@ class _Attempt:
         tally = Tally()
         connection, batch = self.connection, self.batch
         tables = [table for table in Table if len(batch.columns(table))]
-        with connection.transaction():
-            ledger = connection.execute(
-                "INSERT INTO ingest_batches (spool_id, seq, status, n_rows) VALUES (%s, %s, 'committed', %s)"
-                " ON CONFLICT (spool_id, seq) DO NOTHING",
-                (batch.spool_id, batch.seq, len(batch)),
-            )
+        with _taken_back(connection):
+            with connection.pipeline():
+                connection.execute("BEGIN")
+                ledger = connection.execute(
+                    "INSERT INTO ingest_batches (spool_id, seq, status, n_rows) VALUES (%s, %s, 'committed', %s)"
+                    " ON CONFLICT (spool_id, seq) DO NOTHING",
+                    (batch.spool_id, batch.seq, len(batch)),
+                )
+                horizons = _enter_gates(connection, tables)
             if ledger.rowcount == 0:
+                connection.execute("ROLLBACK")
                 return WriteResult(replayed=True)
-            allowed = _enter_gates(connection, tables)
+            allowed = {code: Window(closed, max(closed, now + MAX_DATED_AHEAD)) for code, closed, now in horizons}
+            written: dict[Table, Checks | Samples] = {}
             for table in tables:
-                columns = admitted(batch, table, allowed[table], self.resolved.unstorable, tally)
-                if not len(columns):
-                    continue
-                tally.accepted[table] = put(self, table, columns, tally)
-                _mark(connection, table, columns)
-            _record(connection, self.ids, batch, tally)
+                columns = admitted(batch, table, allowed[TABLE_CODE[table]], self.resolved.unstorable, tally)
+                if len(columns):
+                    tally.accepted[table] = put(self, table, columns, tally)
+                    written[table] = columns
+            with connection.pipeline():
+                for table, columns in written.items():
+                    _mark(connection, table, columns)
+                _record(connection, self.ids, batch, tally)
+                connection.execute("COMMIT")
         return tally.result()
+
+
+@contextmanager
+def _taken_back(connection: psycopg.Connection) -> Iterator[None]:
+    """Take back, after an error, the transaction whose BEGIN and COMMIT are sent with the statements inside."""
+    try:
+        yield
+    except BaseException:
+        # Where that is impossible, the server does it when it finds the connection gone.
+        with suppress(psycopg.Error):
+            connection.rollback()
+        raise
 
 
 _Put = Callable[[_Attempt, Table, Checks | Samples, Tally], int]
 
 
-def _enter_gates(connection: psycopg.Connection, tables: Sequence[Table]) -> dict[Table, Window]:
+def _enter_gates(connection: psycopg.Connection, tables: Sequence[Table]) -> psycopg.Cursor:
     """
-    Take the gates of *tables* until the transaction ends; return the windows outside of which nothing is written.
+    Take the gates of *tables* until the transaction ends; return table, horizon and the server's time of raw tables.
 
     The horizons are read by a statement of their own, after the lock: its snapshot sees whatever the last holder of
     the exclusive lock committed.
     """
     for table in tables:
         connection.execute("SELECT pg_advisory_xact_lock_shared(%s, %s)", (GATE_LOCK, TABLE_CODE[table]))
-    rows = connection.execute(
+    return connection.execute(
         "SELECT tbl, closed_before, clock_timestamp() FROM horizons WHERE tier = %s", (TIER_CODE[Tier.RAW],)
     )
-    allowed = {code: Window(closed, max(closed, now + MAX_DATED_AHEAD)) for code, closed, now in rows}
-    return {table: allowed[TABLE_CODE[table]] for table in tables}
 
 
 def _put(attempt: _Attempt, table: Table, columns: Checks | Samples, tally: Tally) -> int:

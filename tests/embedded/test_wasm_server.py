@@ -111,6 +111,18 @@ def test_clients_keep_their_settings_and_statements_apart(url: str) -> None:
             one.execute("INSERT INTO t VALUES (1)")
 
 
+def test_pipeline_ends_its_turn(url: str) -> None:
+    """Statements that come together are a turn like any other: the next client waits for no more than them."""
+    with closing(connect(url)) as one, closing(connect(url)) as two:
+        with one.pipeline():
+            one.execute("BEGIN")
+            answer = one.execute("SELECT %s::int + 1", (3,))
+            one.execute("COMMIT")
+
+        assert two.execute("SELECT 1").fetchone() == (1,)
+        assert answer.fetchone() == (4,)
+
+
 def test_client_gets_the_settings_of_its_address(url: str) -> None:
     """Options of a connection hold for that connection, and what does not exist is refused."""
     options = r"-c statement_timeout=5s -c default_transaction_read_only=on -c DateStyle=ISO,\ DMY"

@@ -327,7 +327,8 @@ class Client {
     }
     // What is left of a COPY that had failed before its last row.
     if ('dcf'.includes(type)) return
-    this.synced = type === 'Q' || type === 'S'
+    // A pipeline asks for answers behind its end, too, and begins nothing by that.
+    if (type !== 'H') this.synced = type === 'Q' || type === 'S'
     const sql = type === 'Q' ? text(body) : type === 'P' ? text(body, body.indexOf(0) + 1) : ''
     this.touchedSettings ||= CHANGES_SETTINGS.test(sql)
     this.touchedLocks ||= TAKES_LOCKS.test(sql)
