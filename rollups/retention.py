@@ -77,11 +77,13 @@ class RetentionResult:
     steps: tuple[StepResult, ...]
     #: Batches that the ledger forgot.
     purged: int
+    #: Why it did not forget all that it could, one line for people; empty where it did.
+    unpurged: str = ""
 
     @property
     def ok(self) -> bool:
-        """Tell whether every step was done."""
-        return all(result.verdict is Verdict.DONE for result in self.steps)
+        """Tell whether everything was done."""
+        return not self.unpurged and all(result.verdict is Verdict.DONE for result in self.steps)
 
 
 def plan(store: Store, policy: RetentionPolicy, now: datetime) -> list[Step]:
@@ -111,22 +113,29 @@ def apply(store: Store, policy: RetentionPolicy, now: datetime) -> RetentionResu
     for step in plan(store, policy, now):
         results.append(_apply_step(store, step))
         _log(results[-1])
-    return RetentionResult(steps=tuple(results), purged=_purge(store, policy, now))
+    purged, unpurged = _purge(store, policy, now)
+    return RetentionResult(steps=tuple(results), purged=purged, unpurged=unpurged)
 
 
-def _purge(store: Store, policy: RetentionPolicy, now: datetime) -> int:
-    """Forget batches that no raw row and no replay can need any more; return how many."""
+def _purge(store: Store, policy: RetentionPolicy, now: datetime) -> tuple[int, str]:
+    """Forget batches that no raw row and no replay can need any more; return how many, and why not more."""
     if policy.raw is None:
-        return 0
+        return 0, ""
     held_from = min(each.dropped_before for each in store.horizons() if each.tier is Tier.RAW)
     # Rows may be dated a little ahead of their commit.
     before = min(now - policy.ledger, held_from - 2 * MAX_AHEAD)
     purged = 0
     while True:
-        gone = store.purge_ledger(before, PURGE_LIMIT)
+        try:
+            gone = store.purge_ledger(before, PURGE_LIMIT)
+        except TransientStorageError as exc:
+            log.warning(
+                "retention: ledger: busy (%s)", exc, extra={"event": "retention", "verdict": Verdict.BUSY.value}
+            )
+            return purged, str(exc)
         purged += gone
         if gone < PURGE_LIMIT:
-            return purged
+            return purged, ""
 
 
 def _log(result: StepResult) -> None:

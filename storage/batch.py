@@ -140,9 +140,11 @@ class Batch:
 
         Raises:
             BatchError: Columns differ in length, an index points nowhere, rows span two UTC days or lie outside the
-                years that are stored, or the name of an agent or host is none that a database takes.
+                years that are stored, a moment has no time zone, or the name of an agent or host is none that a
+                database takes.
         """
         _check_texts(self)
+        _check_moments(self)
         sizes = {Table.HEALTH: len(self.agents), Table.AGENT: len(self.agents), Table.SYSTEM: len(self.hosts)}
         days: set[int] = set()
         for table in Table:
@@ -178,6 +180,10 @@ def _check_texts(batch: Batch) -> None:
         ("transition", [text for each in batch.transitions for text in (each.agent, each.old, each.new)]),
         ("loss", [loss.agent for loss in batch.losses]),
     ):
+        # One look at all of them: nearly always there is nothing to find.
+        together = "".join(texts)
+        if together.isascii() and "\0" not in together and max(map(len, texts), default=0) <= MAX_KEY_BYTES:
+            continue
         for text in texts:
             found = objection(text, MAX_KEY_BYTES)
             if found:
@@ -185,6 +191,24 @@ def _check_texts(batch: Batch) -> None:
                     f"batch {batch.name} {what} {text[:40]!r} has {found}, "
                     f"expected text of at most {MAX_KEY_BYTES} bytes that a database takes"
                 )
+
+
+def _check_moments(batch: Batch) -> None:
+    for what, moments in (
+        ("session", [batch.session.started_at]),
+        ("transition", [each.due for each in batch.transitions]),
+        ("loss", [moment for loss in batch.losses for moment in (loss.from_due, loss.to_due)]),
+    ):
+        for moment in moments:
+            if moment.tzinfo is None:
+                raise BatchError(
+                    f"batch {batch.name} {what} is dated {moment.isoformat()} without a time zone, "
+                    "expected aware UTC: add tzinfo=UTC"
+                )
+    if not 0 <= batch.observed_to_us < END_US:
+        raise BatchError(
+            f"batch {batch.name} has observed_to_us {batch.observed_to_us}, expected 0 to {END_US - 1} (1970 to 2199)"
+        )
 
 
 def objection(text: str, limit: int) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from types import MappingProxyType
 
-from storage.model import Table, Tier, Window
+from storage.model import Table, Tier, Window, aware
 
 TABLE_CODE: Mapping[Table, int] = MappingProxyType({Table.HEALTH: 1, Table.AGENT: 2, Table.SYSTEM: 3})
 TIER_CODE: Mapping[Tier, int] = MappingProxyType({Tier.RAW: 0, Tier.M1: 1, Tier.H1: 2, Tier.D1: 3})
@@ -54,7 +54,7 @@ def slice_of(table: Table, tier: Tier, at: datetime) -> Slice:
 
     Thirty days of a tier are some thirty partitions at the most: planning stays below a millisecond.
     """
-    at = at.astimezone(UTC)
+    at = aware(at).astimezone(UTC)
     if tier in (Tier.RAW, Tier.M1):
         start = at.replace(hour=0, minute=0, second=0, microsecond=0)
         end, suffix = start + timedelta(days=1), f"{start:%Y%m%d}"

@@ -12,6 +12,8 @@ from datetime import UTC, datetime, timedelta
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
 
+from storage.errors import StorageError
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 
@@ -139,9 +141,21 @@ def ceil(moment: datetime, step: timedelta) -> datetime:
     return start if start == moment else start + step
 
 
+def aware(moment: datetime) -> datetime:
+    """
+    Return *moment*.
+
+    Raises:
+        StorageError: It has no time zone: which moment it is would depend on the zone of a machine or a session.
+    """
+    if moment.tzinfo is None:
+        raise StorageError(f"moment {moment.isoformat()} has no time zone, expected aware UTC: add tzinfo=UTC")
+    return moment
+
+
 def to_us(moment: datetime) -> int:
-    """Return *moment* in microseconds since the Unix epoch, exactly."""
-    return (moment - EPOCH) // MICROSECOND
+    """Return *moment*, which is aware, in microseconds since the Unix epoch, exactly."""
+    return (aware(moment) - EPOCH) // MICROSECOND
 
 
 def from_us(us: int) -> datetime:

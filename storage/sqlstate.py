@@ -32,6 +32,12 @@ class _Meaning(NamedTuple):
 
 _DATA = "the value does not fit its column"
 
+#: SQLSTATE to what helps, where a server's own words do not say it.
+_SERVER_REMEDIES = {
+    "25006": "queries only read; for all else connect to the primary, or turn default_transaction_read_only off",
+    "53100": "free space on the server's disk",
+}
+
 #: What is not listed under its extended code is looked up by the primary one, its lowest eight bits.
 _SQLITE = {
     sqlite3.SQLITE_CONSTRAINT: _Meaning("23000"),
@@ -100,8 +106,9 @@ def translate(error: BaseException, doing: str) -> StorageError:
     meaning = _sqlite_meaning(origin)
     said = " ".join(str(origin).split()) or type(origin).__name__
     message = f"{doing} failed: {said}" + (f" (SQLSTATE {state})" if state else "")
-    if meaning and meaning.remedy:
-        message += f": {meaning.remedy}"
+    remedy = meaning.remedy if meaning else _SERVER_REMEDIES.get(state or "")
+    if remedy:
+        message += f": {remedy}"
     if state is not None and is_permanent(state):
         return PermanentStorageError(message, sqlstate=state)
     return TransientStorageError(message, sqlstate=state)

@@ -18,7 +18,7 @@ from psycopg import errors, sql
 
 from storage.errors import CapabilityMissing
 from storage.layout import TABLE_CODE, TIER_CODE, key_columns, parent, rollup_columns
-from storage.model import ROLLUPS, Table, Tier, Window, floor
+from storage.model import ROLLUPS, Table, Tier, Window, aware, floor
 from storage.pg import policies, rollups
 from storage.pg.connection import insist_direct
 from storage.pg.layout import aggregated, interval, moment, view
@@ -211,7 +211,7 @@ class TimescaledbSeries:
         ]
 
     def boundary(self, tier: Tier, moment: datetime) -> datetime:
-        return floor(moment.astimezone(UTC), CHUNK[tier])
+        return floor(aware(moment).astimezone(UTC), CHUNK[tier])
 
     def drop_before(
         self, connection: psycopg.Connection, table: Table, tier: Tier, boundary: datetime

@@ -71,6 +71,8 @@ def apply(config: Config = None, database_url: DatabaseUrl = None, home: Home = 
         else:
             complain(f"{about}: {each.verdict.value}: {each.message}")
     note(f"the ledger forgot {result.purged} batches")
+    if result.unpurged:
+        complain(f"ledger: {Verdict.BUSY.value}: {result.unpurged}")
     if not result.ok:
         raise typer.Exit(1)
 

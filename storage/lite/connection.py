@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -186,9 +187,15 @@ class _File:
         one into the file that has the name now.
 
         Raises:
-            TransientStorageError: It was moved, removed or replaced.
+            TransientStorageError: It was moved, removed or replaced, or a folder above it may not be entered.
         """
-        if self._identity is not None and self._found() != self._identity:
+        if self._identity is None:
+            return
+        try:
+            found = self._found()
+        except PermissionError as exc:
+            raise _out_of_reach(self._path, exc) from exc
+        if found != self._identity:
             raise TransientStorageError(
                 f"database {self._path} was moved or replaced while it was in use: stop all that use it, put it back or "
                 "remove its -wal and -shm, and start again",
@@ -202,6 +209,9 @@ class _File:
     def _found(self) -> tuple[int, int] | None:
         try:
             found = self._path.stat()
+        except PermissionError:
+            # It may be there as it was.
+            raise
         except OSError:
             return None
         return found.st_dev, found.st_ino
@@ -209,12 +219,16 @@ class _File:
 
 def _open(path: Path) -> sqlite3.Connection:
     """Open the database in *path*, made where there is none."""
-    if not path.parent.is_dir():
+    try:
+        folder, is_folder = _is_folder(path.parent), _is_folder(path)
+    except OSError as exc:
+        raise _out_of_reach(path, exc) from exc
+    if not folder:
         raise TransientStorageError(
             f"database {path} cannot be opened: there is no folder {path.parent}: make it or correct the address",
             sqlstate="58P01",
         )
-    if path.is_dir():
+    if is_folder:
         raise TransientStorageError(
             f"database {path} cannot be opened: it is a folder, expected a file: correct the address", sqlstate="58030"
         )
@@ -256,6 +270,22 @@ def _open(path: Path) -> sqlite3.Connection:
             sqlstate="58030",
         )
     return connection
+
+
+def _is_folder(path: Path) -> bool:
+    # Not ``Path.is_dir``: what that makes of a folder that may not be entered depends on the version of Python.
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _out_of_reach(path: Path, exc: OSError) -> TransientStorageError:
+    return TransientStorageError(
+        f"database {path} cannot be reached: {(exc.strerror or str(exc)).lower()}: correct the address, or let this user "
+        "enter the folders above it",
+        sqlstate="58030",
+    )
 
 
 def _connect(name: str) -> sqlite3.Connection:

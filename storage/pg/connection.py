@@ -8,23 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
 import psycopg
 from psycopg import sql
+from psycopg.adapt import Dumper, PyFormat
 from psycopg.pq import Conninfo
+from psycopg.types.datetime import DatetimeBinaryDumper, DatetimeDumper
 from sqlalchemy import Engine, create_engine, event
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from storage import deadlines
 from storage.deadlines import Deadline
 from storage.errors import CapabilityMissing, SettingsError, StorageError, TransientStorageError
+from storage.model import aware
 from storage.sqlstate import sqlstate_of, translate
 
 #: Sessions, ORM work, refreshes, reports: few at a time, each short.
 POOL_SIZE = 5
 POOL_OVERFLOW = 10
+
+#: SQLSTATE of a database that only reads. That is a default which a session takes at its start: others that were opened
+#: meanwhile would go on refusing after it was changed, so that none of the pool is used again.
+READ_ONLY = "25006"
 
 #: Parameters that an address may have: those of the libpq that comes with the driver.
 LIBPQ_PARAMETERS = frozenset(option.keyword.decode() for option in Conninfo.get_defaults())
@@ -76,6 +84,23 @@ def parse_url(url: str) -> URL:
     return parsed.set(drivername="postgresql+psycopg")
 
 
+class _Aware(DatetimeDumper):
+    """Hands aware moments to the server, and no others: it would read them in the zone of the session."""
+
+    def upgrade(self, obj: datetime, format: PyFormat) -> Dumper:
+        # Reached by naive ones; others are checked at no cost.
+        aware(obj)
+        return super().upgrade(obj, format)
+
+
+class _AwareBinary(DatetimeBinaryDumper):
+    """The same for parameters, which go as binary."""
+
+    def upgrade(self, obj: datetime, format: PyFormat) -> Dumper:
+        aware(obj)
+        return super().upgrade(obj, format)
+
+
 def make_engine(url: URL) -> Engine:
     """Return the pooled engine of *url*; nothing is connected yet."""
     engine = create_engine(
@@ -92,6 +117,11 @@ def make_engine(url: URL) -> Engine:
         # statement that was prepared before.
         connection.prepare_threshold = None
         _configure(connection, deadlines.READ)
+
+    @event.listens_for(engine, "handle_error")
+    def judge(context: ExceptionContext) -> None:
+        if sqlstate_of(context.original_exception) == READ_ONLY:
+            context.is_disconnect = True
 
     return engine
 
@@ -110,6 +140,8 @@ def _connect_arguments() -> dict[str, object]:
 
 
 def _configure(connection: psycopg.Connection, deadline: Deadline) -> None:
+    for dumper in (_Aware, _AwareBinary):
+        connection.adapters.register_dumper(datetime, dumper)
     autocommit = connection.autocommit
     connection.autocommit = True
     set_deadline(connection, deadline)
@@ -196,6 +228,8 @@ def borrow(engine: Engine, doing: str, deadline: Deadline) -> Iterator[psycopg.C
         connection.autocommit = False
     except BaseException as exc:
         pooled.invalidate()
+        if sqlstate_of(exc) == READ_ONLY:
+            engine.dispose()
         if isinstance(exc, psycopg.Error | SQLAlchemyError):
             raise translate(exc, doing) from exc
         raise

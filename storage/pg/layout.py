@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from psycopg import sql
 
 from storage.layout import TABLE_CODE, TIER_CODE, parent, rollup_columns
-from storage.model import Table, Tier
+from storage.model import Table, Tier, aware
 from storage.queries import load
 
 #: Where buckets are counted from.
@@ -33,7 +33,7 @@ def interval(step: timedelta) -> sql.Composable:
 
 def moment(value: datetime) -> sql.Composable:
     """Return *value* as a literal in UTC, whatever the session's time zone."""
-    return sql.SQL(f"TIMESTAMPTZ '{value.astimezone(UTC).isoformat(sep=' ')}'")
+    return sql.SQL(f"TIMESTAMPTZ '{aware(value).astimezone(UTC).isoformat(sep=' ')}'")
 
 
 _ROLLUPS = "sql/postgresql/rollups.sql"

@@ -12,7 +12,7 @@ from psycopg import sql
 
 from storage.errors import NotSettled, StorageError
 from storage.layout import TABLE_CODE, TIER_CODE
-from storage.model import Table, Tier
+from storage.model import Table, Tier, aware
 from storage.pg.connection import insist_direct
 from storage.pg.layout import GATE_LOCK
 from storage.pg.rollups import dropped_horizon, refresh_lock
@@ -71,7 +71,7 @@ def _insist_settled(connection: psycopg.Connection, table: Table, tier: Tier, bo
     row = connection.execute(
         "SELECT closed_before FROM horizons WHERE tbl = %s AND tier = %s", (TABLE_CODE[table], TIER_CODE[tier])
     ).fetchone()
-    if row is None or row[0] < boundary:
+    if row is None or row[0] < aware(boundary):
         found = row[0].isoformat() if row else "nothing"
         raise StorageError(
             f"{table} {tier} cannot be dropped below {boundary.isoformat()}: it is closed below {found} only"
