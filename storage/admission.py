@@ -133,7 +133,8 @@ def objections(
         # NaN is how an answer that never came is written; an infinite one would spoil every sum above it.
         yield "not_finite", np.isinf(columns.latency_ms) | np.isinf(columns.late_ms)
     else:
-        yield "bad_text", np.isin(columns.metric, unstorable)
+        if len(unstorable):
+            yield "bad_text", np.isin(columns.metric, unstorable)
         yield "not_finite", ~np.isfinite(columns.value)
         yield "out_of_range", np.abs(columns.value) > MAX_ABS_VALUE
 

@@ -58,17 +58,10 @@ def encode_rows(
         nulls: Column number to a mask of its NULL rows; columns that are not named hold none.
     """
     yield HEADER
-    size = len(columns[0])
-    pattern = np.zeros(size, np.int64)
-    for bit, mask in enumerate(nulls.values()):
-        pattern |= mask.astype(np.int64) << bit
-    for code in np.unique(pattern):
-        places = np.flatnonzero(pattern == code)
-        null_columns = {column for bit, column in enumerate(nulls) if int(code) >> bit & 1}
+    for places, null_columns in _groups(len(columns[0]), nulls):
         dtype = _dtype(tuple(types), tuple(place in null_columns for place in range(len(types))))
-        for start in range(0, len(places), BLOCK_ROWS):
-            chosen = places[start : start + BLOCK_ROWS]
-            out = np.empty(len(chosen), dtype)
+        for chosen in places:
+            out = np.empty(len(columns[0][chosen]), dtype)
             out["fields"] = len(types)
             for place, (kind, column) in enumerate(zip(types, columns, strict=True)):
                 if place in null_columns:
@@ -79,3 +72,20 @@ def encode_rows(
                 out[f"value{place}"] = values.astype(np.int64) - PG_EPOCH_US if kind == "timestamptz" else values
             yield out.tobytes()
     yield TRAILER
+
+
+def _groups(
+    size: int, nulls: Mapping[int, NDArray[np.bool_]]
+) -> Iterator[tuple[list[slice | NDArray[np.intp]], set[int]]]:
+    """Yield the blocks of rows that hold NULL in the same columns, and these columns."""
+    blocks = [slice(start, start + BLOCK_ROWS) for start in range(0, size, BLOCK_ROWS)]
+    if not any(mask.any() for mask in nulls.values()):
+        yield [*blocks], set()
+        return
+    pattern = np.zeros(size, np.int64)
+    for bit, mask in enumerate(nulls.values()):
+        pattern |= mask.astype(np.int64) << bit
+    for code in np.unique(pattern):
+        places = np.flatnonzero(pattern == code)
+        null_columns = {column for bit, column in enumerate(nulls) if int(code) >> bit & 1}
+        yield [places[block] for block in blocks if len(places[block])], null_columns

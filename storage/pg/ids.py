@@ -134,7 +134,7 @@ class Ids:
         and goes would use up the sequence.
         """
         for statement, answers in ((select, True), (insert, False), (select, True)):
-            missing = [name for name in names if name not in known]
+            missing = [*set(names).difference(known)]
             if not missing:
                 return
             cursor = connection.execute(statement, (missing,))
