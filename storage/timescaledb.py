@@ -16,11 +16,12 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 from psycopg import errors, sql
 
+from storage import deadlines
 from storage.errors import CapabilityMissing
 from storage.layout import TABLE_CODE, TIER_CODE, key_columns, parent, rollup_columns
 from storage.model import ROLLUPS, Table, Tier, Window, aware, floor
 from storage.pg import policies, rollups
-from storage.pg.connection import insist_direct
+from storage.pg.connection import insist_direct, set_deadline
 from storage.pg.layout import aggregated, interval, moment, view
 from storage.pg.partitions import partition_lock
 from storage.pg.provision import (
@@ -168,18 +169,10 @@ class TimescaledbSeries:
             " WHERE tbl = %s AND tier = %s AND bucket >= %s AND bucket < %s AND forced <= %s",
             (TABLE_CODE[table], TIER_CODE[tier], run.start, run.end, forced),
         ).fetchall()
-        aggregate = sql.Identifier(parent(table, tier))
-        # Rows of a compressed chunk are decompressed to be replaced: the limit is meant for clients, and a late row
-        # must not be stopped by it.
-        connection.execute("SET timescaledb.max_tuples_decompressed_per_dml_transaction = 0")
-        connection.execute(
-            sql.SQL("CALL refresh_continuous_aggregate({}, {}, {}, force => {})").format(
-                sql.Literal(parent(table, tier)), moment(run.start), moment(run.end), sql.Literal(forced)
-            )
-        )
+        _compute(connection, table, tier, run, forced=forced)
         row = connection.execute(
             sql.SQL("SELECT count(*) FROM {} WHERE bucket >= {} AND bucket < {}").format(
-                aggregate, moment(run.start), moment(run.end)
+                sql.Identifier(parent(table, tier)), moment(run.start), moment(run.end)
             )
         ).fetchone()
         buckets = sorted({bucket for _, bucket in marks})
@@ -219,6 +212,15 @@ class TimescaledbSeries:
         gone = [part for part in self.partitions(connection, table, tier) if part.window.end <= boundary]
         if not gone:
             return []
+        above = tier.coarser
+        if above is not None:
+            # The server notes of a transaction from which to which row it reached: the log may name buckets that no
+            # mark does. What is left of it below the boundary would be computed by the next refresh that covers it,
+            # from nothing then.
+            set_deadline(connection, deadlines.REFRESH)
+            for part in gone:
+                _compute(connection, table, above, part.window)
+            set_deadline(connection, deadlines.DDL)
         with connection.transaction():
             if self._extension >= SILENT_DROP:
                 # Otherwise the aggregates above are told that the range has changed, and the next refresh that covers
@@ -246,6 +248,18 @@ def _dirty(
         (TABLE_CODE[table], TIER_CODE[tier], closed_before - tier.step, forced, limit),
     )
     return [row[0] for row in rows]
+
+
+def _compute(connection: psycopg.Connection, table: Table, tier: Tier, window: Window, *, forced: bool = False) -> None:
+    """Have the server compute what its log of changes names within *window*, or all of it by force."""
+    # Rows of a compressed chunk are decompressed to be replaced: the limit is meant for clients, and a late row must
+    # not be stopped by it.
+    connection.execute("SET timescaledb.max_tuples_decompressed_per_dml_transaction = 0")
+    connection.execute(
+        sql.SQL("CALL refresh_continuous_aggregate({}, {}, {}, force => {})").format(
+            sql.Literal(parent(table, tier)), moment(window.start), moment(window.end), sql.Literal(forced)
+        )
+    )
 
 
 def _add(one: RefreshResult, other: RefreshResult) -> RefreshResult:

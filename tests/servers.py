@@ -181,7 +181,8 @@ class Servers:
         return url
 
     def _template(self, engine: str, url: str) -> str:
-        name = f"template_{self.folder.name.removeprefix(_PREFIX)}"
+        # Two engines may be on one server.
+        name = f"template_{self.folder.name.removeprefix(_PREFIX)}_{engine.partition('-')[0]}"
         template = _with_database(url, name)
         with self._alone(engine):
             done = self.folder / f"{engine}.template"
@@ -196,7 +197,7 @@ class Servers:
                 _drop(url, name)
                 _create(url, name, source)
                 _provision(template)
-                if engine == "timescaledb-url":
+                if engine in URL_VARIABLES:
                     _seal(url, name)
                 done.write_text(name)
         return template
@@ -330,7 +331,11 @@ def _drop(url: str, name: str) -> None:
 
 def _seal(url: str, name: str) -> None:
     """Keep everybody out of a template, TimescaleDB's scheduler too: what somebody is connected to cannot be copied."""
-    _execute(_with_database(url, name), sql.SQL("SELECT _timescaledb_functions.stop_background_workers()"))
+    stop = sql.SQL(
+        "DO $$ BEGIN IF EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb') THEN"
+        " PERFORM _timescaledb_functions.stop_background_workers(); END IF; END $$"
+    )
+    _execute(_with_database(url, name), stop)
     closed = sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS false").format(sql.Identifier(name))
     _execute(_with_database(url, _home(url)), closed)
 

@@ -161,12 +161,18 @@ def test_unreachable_database_is_exit_1_and_hides_the_password(capsys: pytest.Ca
 
 
 @pytest.mark.parametrize("command", ["run", "status"])
-def test_database_in_memory_is_refused(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_database_in_memory_is_refused(command: str) -> None:
     """Nobody else would ever see what is in it."""
-    code = cli.call([command, "--database-url", "sqlite://"])
+    answer = subprocess.run(
+        [sys.executable, "-m", "fleetpulse", command, "--database-url", "sqlite://"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
-    assert code == 2
-    assert capsys.readouterr().err == (
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert answer.stderr == (
         "error: database address is that of a database in memory, which ends with the command: expected one of a file, "
         "sqlite:///file\n"
     )
