@@ -41,6 +41,11 @@ from storage.transactions import DEADLINE, WRITES
 #: RETURNING needs 3.35, a named ``memdb`` 3.36; 3.37 (2021) is the oldest that a supported distribution ships.
 MINIMUM_VERSION = (3, 37, 0)
 
+#: Stands in the header of every file that is made here, "flpu".
+APPLICATION_ID = 0x666C7075
+#: One of these is in each of ours, also where a file was made anew from a dump, which holds no header.
+VERSION_TABLES = frozenset({"alembic_version", "provision_version"})
+
 #: As with a server: few at a time, each short.
 POOL_SIZE = 5
 POOL_OVERFLOW = 10
@@ -80,6 +85,8 @@ def parse_url(url: str) -> Path | None:
         raise SettingsError(f"database address has a host where a file is expected (two slashes for three?), {_REMEDY}")
     # Not by SQLAlchemy, whose versions differ in whether a file's name is decoded.
     name, _, parameters = path.partition("?")
+    if "\0" in unquote(name):
+        raise SettingsError(f"database address has a NUL byte in its file's name, {_REMEDY}")
     if parameters:
         raise SettingsError(
             f"database address has parameter {parameters.partition('=')[0]}, which SQLite does not take"
@@ -220,17 +227,18 @@ class _File:
 def _open(path: Path) -> sqlite3.Connection:
     """Open the database in *path*, made where there is none."""
     try:
-        folder, is_folder = _is_folder(path.parent), _is_folder(path)
+        folder, mode = _mode(path.parent), _mode(path)
     except OSError as exc:
         raise _out_of_reach(path, exc) from exc
-    if not folder:
+    if not stat.S_ISDIR(folder):
         raise TransientStorageError(
             f"database {path} cannot be opened: there is no folder {path.parent}: make it or correct the address",
             sqlstate="58P01",
         )
-    if is_folder:
+    if mode and not stat.S_ISREG(mode):
+        found = "a folder" if stat.S_ISDIR(mode) else "a device, pipe or socket"
         raise TransientStorageError(
-            f"database {path} cannot be opened: it is a folder, expected a file: correct the address", sqlstate="58030"
+            f"database {path} cannot be opened: it is {found}, expected a file: correct the address", sqlstate="58030"
         )
     try:
         with _MAKING, suppress(FileExistsError):
@@ -248,9 +256,11 @@ def _open(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as exc:
         raise translate(exc, f"opening database {path}") from exc
     try:
+        _insist_ours(connection, path)
         if not connection.execute("PRAGMA page_count").fetchone()[0]:
             # Retention gives pages back to the disk. Later it would change nothing, and wait for the writer.
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         found = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         # NORMAL does not sync each commit to the log; what is committed must survive the machine.
         connection.execute("PRAGMA synchronous = FULL")
@@ -262,6 +272,9 @@ def _open(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as exc:
         connection.close()
         raise translate(exc, f"opening database {path}") from exc
+    except SettingsError:
+        connection.close()
+        raise
     if found != "wal":
         connection.close()
         raise TransientStorageError(
@@ -272,12 +285,25 @@ def _open(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _is_folder(path: Path) -> bool:
+def _insist_ours(connection: sqlite3.Connection, path: Path) -> None:
+    """Insist on a database of ours, or an empty one, before anything in it is changed."""
+    if connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID:
+        return
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    if tables and not tables & VERSION_TABLES:
+        raise SettingsError(
+            f"database {path} is that of another application, found tables {', '.join(sorted(tables)[:3])}, "
+            "expected one of fleetpulse or a new file: correct the address"
+        )
+
+
+def _mode(path: Path) -> int:
+    """Return the kind of file that *path* is, with its permissions; 0 where there is none."""
     # Not ``Path.is_dir``: what that makes of a folder that may not be entered depends on the version of Python.
     try:
-        return stat.S_ISDIR(path.stat().st_mode)
+        return path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        return False
+        return 0
 
 
 def _out_of_reach(path: Path, exc: OSError) -> TransientStorageError:

@@ -49,10 +49,14 @@ MARGIN = timedelta(hours=1)
 def audit(connection: psycopg.Connection, keep: Mapping[Tier, timedelta | None]) -> list[str]:
     """Compare the server's jobs with what keeps rollups whole; see ``Store.audit``."""
     relations = {parent(table, tier): tier for table in Table for tier in Tier}
-    rows = connection.execute(
-        load("storage", "sql/timescaledb/jobs.sql")["policies"], {"relations": list(relations)}
-    ).fetchall()
-    found: list[str] = []
+    statements = load("storage", "sql/timescaledb/jobs.sql")
+    rows = connection.execute(statements["policies"], {"relations": list(relations)}).fetchall()
+    found = [
+        f"{relation} was refreshed by hand up to {watermark:%Y-%m-%d %H:%M}Z, which is yet to come: until then its newest "
+        "rows show when their bucket has ended, not at once; give refresh_continuous_aggregate an end before the running "
+        "bucket"
+        for relation, watermark in connection.execute(statements["watermarks"], {"relations": list(relations)})
+    ]
     refreshed: set[str] = set()
     reach: dict[str, timedelta | None] = {}
     for relation, job, start, end, _after, scheduled, _late in rows:

@@ -301,6 +301,17 @@ def test_audit_finds_what_endangers_rollups(store: Store, statement: str, findin
 
 
 @on_timescaledb
+def test_audit_finds_what_was_refreshed_beyond_now(store: Store) -> None:
+    """A refresh by hand without an end takes the running bucket as it is; what comes after waits for its end."""
+    store.write(Spool().batch(samples=[("a", "m", datetime.now(UTC), 1.0)]))
+    autocommit(store, "CALL refresh_continuous_aggregate('agent_metrics_1m_mat', NULL, NULL)")
+    autocommit(store, "CALL refresh_continuous_aggregate('agent_metrics_1h_mat', NULL, NULL)")
+    found = findings(store, RetentionPolicy())
+
+    assert any(finding.startswith("agent_metrics_1h_mat was refreshed by hand up to 20") for finding in found), found
+
+
+@on_timescaledb
 def test_audit_finds_jobs_that_get_no_worker(store: Store) -> None:
     """A job whose time is long past is told; one that has just begun has no next time, and is not late."""
     if Capability.SERVER_JOBS in store.capabilities:

@@ -9,6 +9,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 
@@ -441,6 +442,7 @@ def test_all_connections_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("nowhere/test.db", "58P01", r"there is no folder .*nowhere: make it or correct the address"),
         ("folder", "58030", "it is a folder, expected a file"),
+        ("pipe", "58030", "it is a device, pipe or socket, expected a file"),
         ("letter.db", "XX001", r"opening database .*letter.db failed: file is not a database .*: correct the address"),
         ("torn.db", "XX001", r"torn.db failed: .*\(SQLSTATE XX001\): .*restore a backup"),
     ],
@@ -450,6 +452,7 @@ def test_file_that_cannot_be_opened_is_named(
 ) -> None:
     """What stands in the way is an error of storage with the path, and with what to do."""
     (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
     (tmp_path / "letter.db").write_bytes(b"Dear reader, this is no database. " * 1000)
     engine = make_engine(f"sqlite:///{tmp_path / 'torn.db'}")
     write(engine, "CREATE TABLE t (n)")
@@ -529,3 +532,29 @@ def test_file_that_is_put_back_is_used_again(file: Engine, tmp_path: Path) -> No
     insert(file)
 
     assert rows(file) == 2
+
+
+def test_database_of_another_application_is_left_alone(tmp_path: Path) -> None:
+    """A look at it changes no byte, and nothing is made in it; one of ours that was dumped and read back is opened."""
+    theirs, ours = tmp_path / "theirs.db", tmp_path / "ours.db"
+    for path, table in ((theirs, "notes"), (ours, "provision_version")):
+        with closing(sqlite3.connect(path)) as made:
+            made.execute(f"CREATE TABLE {table} (n INTEGER)")
+            made.commit()
+    before = theirs.read_bytes()
+    engine, dumped = (make_engine(f"sqlite:///{path}") for path in (theirs, ours))
+    try:
+        for _ in range(2):
+            with (
+                pytest.raises(SettingsError, match=r"theirs\.db is that of another application, found tables notes, "),
+                read_transaction(engine, "looking"),
+            ):
+                raise AssertionError("it was opened")
+        with read_transaction(dumped, "looking") as connection:
+            found = connection.execute("SELECT count(*) FROM provision_version").fetchone()
+    finally:
+        engine.dispose()
+        dumped.dispose()
+
+    assert theirs.read_bytes() == before
+    assert found == (0,)

@@ -26,6 +26,18 @@ WHERE coalesce(c.view_name, h.table_name) = ANY (%(relations)s)
   AND coalesce(c.view_schema, h.schema_name) = current_schema()
 ORDER BY 1, 2
 
+-- watermarks --
+-- Continuous aggregates that are computed up to a moment that is yet to come: rows before it do not show at once.
+SELECT c.view_name::text AS relation,
+       _timescaledb_functions.to_timestamp(_timescaledb_functions.cagg_watermark(h.id)) AS watermark
+FROM timescaledb_information.continuous_aggregates AS c
+JOIN _timescaledb_catalog.hypertable AS h
+    ON h.schema_name = c.materialization_hypertable_schema AND h.table_name = c.materialization_hypertable_name
+WHERE c.view_name = ANY (%(relations)s)
+  AND c.view_schema = current_schema()
+  AND _timescaledb_functions.cagg_watermark(h.id) > _timescaledb_functions.to_unix_microseconds(now())
+ORDER BY 1
+
 -- chunks --
 -- The chunks of a table or continuous aggregate with their sizes, ascending.
 SELECT k.chunk_name,
