@@ -154,6 +154,7 @@ class SqliteStore:
             self._claim.take(name)
 
     def open_session(self, session: Session) -> int:
+        self._ids.opened = session.uuid
         with self._writing("recording the session") as connection:
             return self._ids.session(connection, session, ingest.clock_us())
 

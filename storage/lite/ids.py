@@ -28,8 +28,14 @@ class Ids:
         self._metrics: dict[MetricKey, int] = {}
         self._reasons: dict[str, int] = {}
         self._sessions: dict[str, int] = {}
+        #: UUID of the session that was opened here.
+        self.opened: str | None = None
         #: Identity of the database that the cache is of.
         self._database = ""
+
+    def is_live(self, session: Session) -> bool:
+        """Tell whether *session* is going on, as far as this store knows; a replay may be of one that has ended."""
+        return self.opened in (None, session.uuid)
 
     def forget(self) -> None:
         """Empty the cache: what it holds may never have been committed."""
@@ -125,7 +131,7 @@ class Ids:
                 session.pid,
                 session.version,
                 to_us(session.started_at),
-                now_us,
+                now_us if self.is_live(session) else to_us(session.started_at),
             ),
             key=plain_uuid,
         )

@@ -132,10 +132,15 @@ class Attempt:
         )
         self._change_statuses()
         connection.execute(
-            "UPDATE collector_sessions SET last_seen_at = :now,"
+            "UPDATE collector_sessions SET last_seen_at = CASE WHEN :live THEN :now ELSE last_seen_at END,"
             " observed_to = CASE WHEN :observed > coalesce(observed_to, 0) THEN :observed ELSE observed_to END"
             " WHERE uuid = :uuid",
-            {"now": now_us, "observed": batch.observed_to_us, "uuid": plain_uuid(batch.session.uuid)},
+            {
+                "live": self.ids.is_live(batch.session),
+                "now": now_us,
+                "observed": batch.observed_to_us,
+                "uuid": plain_uuid(batch.session.uuid),
+            },
         )
 
     def _change_statuses(self) -> None:

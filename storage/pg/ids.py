@@ -29,6 +29,12 @@ class Ids:
         self._metrics: dict[MetricKey, int] = {}
         self._reasons: dict[str, int] = {}
         self._sessions: dict[str, int] = {}
+        #: UUID of the session that was opened here.
+        self.opened: str | None = None
+
+    def is_live(self, session: Session) -> bool:
+        """Tell whether *session* is going on, as far as this store knows; a replay may be of one that has ended."""
+        return self.opened in (None, session.uuid)
 
     def forget(self) -> None:
         """Empty the cache: another server, or the same one after a failover, may have other ids."""
@@ -148,8 +154,16 @@ class Ids:
             return known
         connection.execute(
             "INSERT INTO collector_sessions (uuid, name, host, pid, version, started_at, last_seen_at)"
-            " VALUES (%s, %s, %s, %s, %s, %s, now()) ON CONFLICT (uuid) DO NOTHING",
-            (session.uuid, session.name, session.host, session.pid, session.version, session.started_at),
+            " VALUES (%s, %s, %s, %s, %s, %s, coalesce(%s, now())) ON CONFLICT (uuid) DO NOTHING",
+            (
+                session.uuid,
+                session.name,
+                session.host,
+                session.pid,
+                session.version,
+                session.started_at,
+                None if self.is_live(session) else session.started_at,
+            ),
         )
         row = connection.execute("SELECT id FROM collector_sessions WHERE uuid = %s", (session.uuid,)).fetchone()
         if row is None:

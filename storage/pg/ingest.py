@@ -222,8 +222,13 @@ def _record(connection: psycopg.Connection, ids: Ids, batch: Batch, tally: Tally
             ),
         )
     connection.execute(
-        "UPDATE collector_sessions SET last_seen_at = now(), observed_to = greatest(observed_to, %s) WHERE uuid = %s",
-        (from_us(batch.observed_to_us) if batch.observed_to_us else None, batch.session.uuid),
+        "UPDATE collector_sessions SET last_seen_at = CASE WHEN %s THEN now() ELSE last_seen_at END,"
+        " observed_to = greatest(observed_to, %s) WHERE uuid = %s",
+        (
+            ids.is_live(batch.session),
+            from_us(batch.observed_to_us) if batch.observed_to_us else None,
+            batch.session.uuid,
+        ),
     )
 
 

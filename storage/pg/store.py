@@ -191,6 +191,7 @@ class PgStore:
         raise CollectorRunning(f"database is taken: {found} holds it; stop that one before collector {name} starts")
 
     def open_session(self, session: Session) -> int:
+        self._ids.opened = session.uuid
         with self._writing("recording the session") as connection:
             return self._ids.session(connection, session)
 

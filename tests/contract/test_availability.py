@@ -8,6 +8,7 @@ import random
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from uuid import uuid4
 
 from sqlalchemy import bindparam, text, update
 
@@ -17,7 +18,7 @@ from storage.model import Loss, Outcome, Window, to_us
 from storage.models import CollectorSession, Moment
 from storage.store import Store
 from storage.transactions import writing
-from tests.batches import NOON, Spool, every
+from tests.batches import NOON, SESSION, Spool, every
 from tests.fleet import add_agent, checks, schedule, write
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
@@ -366,3 +367,20 @@ def test_availability_whole_days_are_counted_by_day(store: Store) -> None:
         "a": (180 + 3 * 1440 - 60, 180 + 3 * 1440 - 60, 0, 0, 0, 0, 60)
     }
     assert sum(row[1] for row in hours(store, "a")) == 180 + 3 * 1440 - 60  # type: ignore[misc]  # counts
+
+
+def test_observation_is_that_of_the_session_that_goes_on(store: Store) -> None:
+    """What is replayed of a session that has ended elsewhere makes it neither live nor the latest."""
+    now = datetime.now(UTC)
+    live = replace(SESSION, uuid=str(uuid4()), started_at=now - HOUR)
+    ended = replace(SESSION, uuid=str(uuid4()), started_at=now - 5 * HOUR)
+    store.open_session(live)
+    store.write(replace(Spool().batch(checks=[("a", now, UP, 1.0)]), session=live, observed_to_us=to_us(now)))
+    store.write(replace(Spool().batch(checks=[("a", now - 4 * HOUR, UP, 1.0)]), session=ended))
+    types = {"live": bool, "observed_to": datetime}
+    going_on = store.query("SELECT live, observed_to FROM observation", types=types).rows
+    store.close_session(live)
+    over = store.query("SELECT live FROM observation", types=types).rows
+
+    assert going_on == [(True, now)]
+    assert over == [(False,)]

@@ -46,7 +46,7 @@ SELECT count(s.id) > 0 AS live,
 FROM collector_sessions AS s
 WHERE s.ended_at IS NULL
   AND s.last_seen_at > now() - INTERVAL '1 minute'
-  AND s.id = (SELECT max(n.id) FROM collector_sessions AS n)
+  AND s.id = (SELECT n.id FROM collector_sessions AS n ORDER BY n.last_seen_at DESC, n.id DESC LIMIT 1)
 
 -- fleet_health --
 -- How each agent is now; retired ones are left out. Stale means that nobody has looked for more than three intervals
