@@ -4,9 +4,10 @@ The spool's SQLite database: how it is opened, how its errors are named, and how
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from collector.spool_states import SCHEMA as STATES_SCHEMA
@@ -94,6 +95,10 @@ class SpoolDatabase:
         self.path = path
         self._max_bytes = max_bytes
         with translated(path):
+            # For its owner alone: it holds what agents said. SQLite gives the files beside it the same mode, and says what is
+            # wrong where a file cannot be made.
+            with suppress(OSError):
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             self.connection = sqlite3.connect(path, isolation_level=None, timeout=5.0)
             try:
                 self._open()

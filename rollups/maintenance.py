@@ -16,7 +16,7 @@ from queue import SimpleQueue
 
 from rollups.audit import Audit
 from rollups.policy import RetentionPolicy
-from rollups.refresh import refresh_all
+from rollups.refresh import RefreshSummary, refresh_all
 from rollups.retention import RetentionResult
 from rollups.retention import apply as apply_retention
 from storage.errors import FleetpulseError, StorageError, TransientStorageError
@@ -64,6 +64,20 @@ class _Job:
             stop.wait(self.every_s)
 
 
+def insist_owner(store: Store, work: str) -> None:
+    """
+    Insist that the role of *store* may do *work*.
+
+    Raises:
+        StorageError: It may only write or read.
+    """
+    if not store.may_maintain():
+        raise StorageError(
+            f"{work} is for the owner of the time series, found a role that may only write or read: use the address of "
+            'the owner that "fleetpulse db roles" made'
+        )
+
+
 class Maintainer:
     """
     Keeps one database in order.
@@ -94,10 +108,10 @@ class Maintainer:
         #: Why this has to end; written by the job that found it out.
         self._fatal: FleetpulseError | None = None
 
-    def refresh(self) -> None:
+    def refresh(self) -> RefreshSummary:
         """Compute every closed bucket that is marked."""
         self._insist()
-        refresh_all(self._store, self._now(), grace=self._store.grace)
+        return refresh_all(self._store, self._now(), grace=self._store.grace)
 
     def housekeeping(self) -> RetentionResult:
         """Make the partitions of the days to come, look at the server's own jobs, drop what is past its time."""
@@ -147,8 +161,4 @@ class Maintainer:
     def _insist(self) -> None:
         """Insist on schema and role, each time: a database that comes back may be another one."""
         self._store.check_schema()
-        if not self._store.may_maintain():
-            raise StorageError(
-                "maintenance is for the owner of the time series, found a role that may only write or read: use the "
-                'address of the owner that "fleetpulse db roles" made'
-            )
+        insist_owner(self._store, "maintenance")

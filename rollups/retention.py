@@ -17,7 +17,7 @@ from enum import Enum
 
 from rollups.policy import RetentionPolicy
 from storage.errors import NotSettled, TransientStorageError
-from storage.model import MAX_AHEAD, ROLLUPS, Table, Tier, Window
+from storage.model import MAX_DATED_AHEAD, ROLLUPS, Table, Tier, Window
 from storage.store import Horizon, Mismatch, Partition, Store
 
 log = logging.getLogger(__name__)
@@ -122,8 +122,8 @@ def _purge(store: Store, policy: RetentionPolicy, now: datetime) -> tuple[int, s
     if policy.raw is None:
         return 0, ""
     held_from = min(each.dropped_before for each in store.horizons() if each.tier is Tier.RAW)
-    # Rows may be dated a little ahead of their commit.
-    before = min(now - policy.ledger, held_from - 2 * MAX_AHEAD)
+    # Rows may be dated ahead of their commit.
+    before = min(now - policy.ledger, held_from - MAX_DATED_AHEAD)
     purged = 0
     while True:
         try:

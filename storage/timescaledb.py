@@ -151,7 +151,7 @@ class TimescaledbSeries:
                 for run in rollups.runs_of(buckets, tier):
                     try:
                         done = _add(done, self._refresh_run(connection, table, tier, run, forced=forced))
-                    except errors.LockNotAvailable:
+                    except (errors.LockNotAvailable, errors.SerializationFailure):
                         # A policy is at it, or a chunk is being converted: the marks stay, the next round comes back.
                         return RefreshResult(buckets=done.buckets, rows=done.rows, marks=done.marks, busy=True)
             return done

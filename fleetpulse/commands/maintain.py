@@ -16,8 +16,10 @@ from typing import Annotated
 import typer
 
 from collector.logs import configure
+from fleetpulse.commands import retention
 from fleetpulse.commands.options import Config, DatabaseUrl, Home, settings_of
 from fleetpulse.commands.run import LogFormat, LogLevel
+from fleetpulse.console import note
 from fleetpulse.database import opened
 from fleetpulse.quantities import format_duration
 from rollups.maintenance import Maintainer
@@ -48,8 +50,11 @@ def maintain(
     with opened(settings, check=False) as store:
         maintainer = Maintainer(store, settings.retention_policy(), refresh_s=every.total_seconds())
         if once:
-            maintainer.refresh()
-            if not maintainer.housekeeping().ok:
+            summary = maintainer.refresh()
+            note(f"computed {summary.buckets} buckets, {summary.rows} rows in {summary.duration_s:.2f} s")
+            result = maintainer.housekeeping()
+            retention.tell(result)
+            if not result.ok:
                 raise typer.Exit(1)
             return
         with _signals() as end:

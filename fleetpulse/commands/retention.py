@@ -13,7 +13,8 @@ from rich.table import Table
 from fleetpulse.commands.options import Config, DatabaseUrl, Home, Text, settings_of
 from fleetpulse.console import TextFormat, complain, note, show, write_json
 from fleetpulse.database import opened
-from rollups.retention import Step, Verdict
+from rollups.maintenance import insist_owner
+from rollups.retention import RetentionResult, Step, Verdict
 from rollups.retention import apply as apply_plan
 from rollups.retention import plan as make_plan
 
@@ -62,7 +63,15 @@ def apply(config: Config = None, database_url: DatabaseUrl = None, home: Home = 
     """
     settings = settings_of(config, database_url, home)
     with opened(settings) as store:
+        insist_owner(store, "retention")
         result = apply_plan(store, settings.retention_policy(), datetime.now(UTC))
+    tell(result)
+    if not result.ok:
+        raise typer.Exit(1)
+
+
+def tell(result: RetentionResult) -> None:
+    """Say what was dropped, and what has to be tried again."""
     for each in result.steps:
         about = f"{each.step.table} {each.step.tier.value} below {each.step.boundary:%Y-%m-%d %H:%M}"
         if each.verdict is Verdict.DONE:
@@ -73,8 +82,6 @@ def apply(config: Config = None, database_url: DatabaseUrl = None, home: Home = 
     note(f"the ledger forgot {result.purged} batches")
     if result.unpurged:
         complain(f"ledger: {Verdict.BUSY.value}: {result.unpurged}")
-    if not result.ok:
-        raise typer.Exit(1)
 
 
 def size(size_bytes: float) -> str:

@@ -14,6 +14,7 @@ from fleetpulse.console import TextFormat, note, write, write_json
 from fleetpulse.database import opened
 from fleetpulse.moments import parse_window
 from reports.render import iso
+from rollups.maintenance import insist_owner
 from rollups.refresh import RefreshSummary, rebuild, refresh_all
 from rollups.verify import Proof
 from rollups.verify import verify as prove
@@ -28,6 +29,7 @@ def refresh(config: Config = None, database_url: DatabaseUrl = None, home: Home 
     Compute every closed bucket that is marked; the daemon does so all the time.
     """
     with opened(settings_of(config, database_url, home)) as store:
+        insist_owner(store, "refreshing rollups")
         _tell(refresh_all(store, datetime.now(UTC)))
 
 
@@ -47,6 +49,7 @@ def rebuild_window(
     now = datetime.now(UTC)
     window = parse_window(since, until, now)
     with opened(settings_of(config, database_url, home)) as store:
+        insist_owner(store, "rebuilding rollups")
         _tell(rebuild(store, window, now))
 
 

@@ -43,6 +43,7 @@ SESSION = (
     "TimeZone = 'UTC'",
     # psycopg reads ISO dates, and writes strings as the standard has them.
     "DateStyle = 'ISO, YMD'",
+    "IntervalStyle = 'postgres'",
     "standard_conforming_strings = on",
     # The gate of a moving horizon is read by the statement behind the lock: that one must see what is committed.
     "default_transaction_isolation = 'read committed'",
