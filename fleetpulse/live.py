@@ -274,12 +274,13 @@ def _cropped(line: Text, width: int) -> Text:
     return line
 
 
-def summary(snapshot: Snapshot, *, flags: str = "", psql: bool = True) -> str:
+def summary(snapshot: Snapshot, *, flags: str = "", where: str = "", psql: bool = True) -> str:
     """
     Return what a run has done, for whoever started it, and where to look next.
 
     Args:
         flags: Flags that lead the commands to the same database, each with a space in front.
+        where: What else leads there, in words.
         psql: The database is one that psql reads.
     """
     elapsed = duration((snapshot.now_us - snapshot.started_us) / 1e6)
@@ -298,7 +299,7 @@ def summary(snapshot: Snapshot, *, flags: str = "", psql: bool = True) -> str:
             + (f": {counted}" if counted else ""),
             f"wrote {snapshot.writer.rows:,} rows in {_several(snapshot.writer.batches, 'batch', 'batches')}{refused}; "
             f"{waiting}{dropped}; {_several(lost, 'slot', 'slots')} lost",
-            "look next:",
+            f"look next{where}:",
             f"  fleetpulse status{flags}",
             f"  fleetpulse report availability --since 1h{flags}",
             f"  fleetpulse report incidents --since 1h{flags}",

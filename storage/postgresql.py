@@ -20,6 +20,7 @@ from storage.pg.provision import (
     check,
     drop_rest,
     drop_views,
+    insist_engine,
     make_bins_add,
     make_functions,
     make_ledger,
@@ -59,6 +60,7 @@ class PostgresqlSeries:
         return f"PostgreSQL {self._server.version_text}"
 
     def version(self, connection: psycopg.Connection) -> tuple[int, int]:
+        insist_engine(connection, self.name)
         return version(connection), max(STEPS)
 
     def check(self, connection: psycopg.Connection) -> None:

@@ -29,6 +29,7 @@ from storage.pg.provision import (
     check,
     drop_rest,
     drop_views,
+    insist_engine,
     make_functions,
     make_ledger,
     make_views,
@@ -112,6 +113,7 @@ class TimescaledbSeries:
         return f"PostgreSQL {self._server.version_text} with TimescaleDB {self._server.timescaledb}{wasm}"
 
     def version(self, connection: psycopg.Connection) -> tuple[int, int]:
+        insist_engine(connection, self.name)
         return version(connection), max(STEPS)
 
     def check(self, connection: psycopg.Connection) -> None:

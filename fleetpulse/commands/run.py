@@ -187,14 +187,16 @@ class _Bottom(logging.Handler):
 def _tell_end(screen: Screen, settings: Settings, demo_fleet: int, flags: str) -> None:
     latest = screen.latest
     if latest is not None:
-        note(summary(latest, flags=flags, psql=not (settings.database_url() or "").startswith("sqlite")))
+        url = settings.database_url() or ""
+        where = ", at the same --database-url" if redact(url) != url else ""
+        note(summary(latest, flags=flags, where=where, psql=not url.startswith("sqlite")))
     if demo_fleet:
         note(f"what the demo fleet served: {settings.home / DEMO_LOG}")
 
 
 def _flags(config: Path | None, database_url: str | None, home: Path | None) -> str:
-    """Return the flags that lead other commands to the same database; a password in its address is not shown."""
-    shown = redact(database_url) if database_url is not None else None
+    """Return the flags that lead other commands to the same database, but for an address that holds a password."""
+    shown = database_url if database_url is not None and redact(database_url) == database_url else None
     given = (("--config", config), ("--database-url", shown), ("--home", home))
     return "".join(f" {flag} {shlex.quote(str(path))}" for flag, path in given if path is not None)
 

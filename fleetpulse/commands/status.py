@@ -108,7 +108,7 @@ def _show(found: dict[str, Any]) -> None:
     for name, n in counts["by_status"].items():
         line.append("  ").append_text(status_text(name)).append(f" {n}")
     if counts["stale"]:
-        line.append("  ").append_text(status_text("stale")).append(f" {counts['stale']}")
+        line.append("  of them ").append_text(status_text("stale")).append(f" {counts['stale']}")
     show(line)
     asked = last["up"] + last["down"]
     share = ratio(last["up"] / asked) if asked else "–"

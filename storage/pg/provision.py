@@ -145,12 +145,12 @@ def provision(connection: psycopg.Connection, engine: str, steps: Steps) -> None
         )
 
 
-def check(connection: psycopg.Connection, engine: str, steps: Steps, *, upgrading: bool = False) -> None:
+def insist_engine(connection: psycopg.Connection, engine: str) -> None:
     """
-    Insist that the time series of the database suit this code.
+    Insist that the time series, where there are any, were made for *engine*.
 
     Raises:
-        SchemaMismatch: They do not; older versions pass when *upgrading*.
+        SchemaMismatch: They were made for another one.
     """
     made_for = provisioned_for(connection)
     if made_for not in (None, engine):
@@ -160,6 +160,16 @@ def check(connection: psycopg.Connection, engine: str, steps: Steps, *, upgradin
             found=made_for,
             needed=engine,
         )
+
+
+def check(connection: psycopg.Connection, engine: str, steps: Steps, *, upgrading: bool = False) -> None:
+    """
+    Insist that the time series of the database suit this code.
+
+    Raises:
+        SchemaMismatch: They do not; older versions pass when *upgrading*.
+    """
+    insist_engine(connection, engine)
     found, needed = version(connection), max(steps)
     if found > needed:
         raise SchemaMismatch(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -353,3 +354,21 @@ def test_partitions_of_everybody_are_the_owners(database_servers: Servers, engin
             store.ensure_partitions(Window(now + timedelta(days=50), now + timedelta(days=51)))
 
         assert place.plan() == []
+
+
+def test_roles_are_removed_as_documented(database_servers: Servers, engine_name: str) -> None:
+    """The statements of docs/roles.md leave tables and rows, and no role."""
+    document = (Path(__file__).parents[2] / "docs" / "roles.md").read_text(encoding="utf-8")
+    recipe = document.partition("## Removing them")[2].partition("```sql\n")[2].partition("```")[0]
+    with lent(database_servers, engine_name) as place:
+        place.apply()
+        with place.connected() as connection:
+            for statement in recipe.replace("fleetpulse_", place.other("")).split(";"):
+                connection.execute(statement.encode())
+            left = connection.execute(
+                "SELECT count(*) FROM pg_roles WHERE rolname = ANY (%s)", (list(place.names.all()),)
+            ).fetchone()
+        with place.store() as store:
+            store.check_schema()
+
+    assert left == (0,)

@@ -83,7 +83,9 @@ def test_run_with_a_demo_fleet_stores_every_poll(
 
     assert code == 0, err
     assert out == ""
-    assert re.search(r"look next:\n  fleetpulse status --database-url \S+ --home ", err), err
+    assert re.search(
+        r"look next(:\n  fleetpulse status --database-url \S+|, at .*:\n  fleetpulse status) --home ", err
+    ), err
     assert err.count(f"{home}/demo-fleet.jsonl") == 2
     assert set(counted) == {"demo-0001", "demo-0002", "demo-0003", "demo-0004"}
     for agent in ("demo-0001", "demo-0002", "demo-0004"):
