@@ -49,3 +49,5 @@ def configure(stream: TextIO, *, as_json: bool, level: int = logging.INFO) -> No
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     logging.basicConfig(handlers=[handler], level=level, force=True)
+    # What it warns of, a connection that is lost in the middle of something, is an error for whoever uses it, and told there.
+    logging.getLogger("psycopg").setLevel(logging.ERROR)

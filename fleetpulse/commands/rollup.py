@@ -102,6 +102,11 @@ def _show(proof: Proof, form: TextFormat) -> None:
             write(f"{day.table} {day.day}: the ledger says {day.ledger} rows, the table holds {day.stored}\n")
     found = len(proof.mismatches) + len(proof.ledger)
     verdict = "holds" if proof.holds else f"{found} difference{'s' if found != 1 else ''}"
+    if proof.unsettled:
+        verdict += (
+            f"; {proof.unsettled} closed buckets are marked and were not compared: nobody refreshes, or another refresher "
+            "holds them"
+        )
     note(f"{iso(proof.window.start)} to {iso(proof.window.end)}: {verdict}")
     if not proof.holds:
         raise typer.Exit(1)
@@ -132,6 +137,7 @@ def _document(proof: Proof) -> dict[str, object]:
             }
             for each in proof.mismatches
         ],
+        "unsettled": proof.unsettled,
         "ledger": [
             {"table": str(day.table), "day": day.day.isoformat(), "ledger": day.ledger, "stored": day.stored}
             for day in proof.ledger

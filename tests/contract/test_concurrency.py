@@ -124,6 +124,27 @@ def test_two_refreshers_one_is_busy(store: Store, database_url: str) -> None:
     assert (free.busy, free.buckets) == (False, 1)
 
 
+@pytest.mark.needs(Capability.COLUMNSTORE, Capability.SEVERAL_WRITERS)
+def test_verify_tells_what_another_refresher_keeps_from_it(store: Store, database_url: str) -> None:
+    """Buckets that lag because somebody holds the refresher's lock are no proof; without them it holds again."""
+    spool = Spool()
+    store.write(spool.batch(samples=[("a", "m", NOON, 1.0)]))
+    refresh_all(store, LATER)
+    store.write(spool.batch(samples=[("a", "m", NOON + timedelta(seconds=1), 1.0)]))
+    with store.engine.connect() as connection:
+        connection.exec_driver_sql("SELECT pg_advisory_lock(x'666c7002'::int, 2)")
+        other = open_store(database_url)
+        try:
+            kept = verify(other, LATER)
+        finally:
+            other.close()
+        connection.exec_driver_sql("SELECT pg_advisory_unlock(x'666c7002'::int, 2)")
+    after = verify(store, LATER)
+
+    assert (kept.holds, kept.unsettled, kept.mismatches) == (False, 1, ())
+    assert (after.holds, after.unsettled) == (True, 0)
+
+
 def test_two_writers_make_the_same_partition(store: Store, database_url: str) -> None:
     """Writers that find the same days missing at once both write; nobody deadlocks."""
     start = threading.Barrier(4)
