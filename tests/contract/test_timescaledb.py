@@ -3,8 +3,10 @@ What TimescaleDB would do to rollups if it were left alone, and does not: late r
 
 Of its known traps these cannot happen here, and have no test: a unique key without the time (the time series have none,
 exactly-once comes from the ledger), upserts into compressed chunks (there are no upserts on time series), altering a
-compressed table (a version of ``provision()`` would make a new one), refreshes inside a transaction block, and with an
-open bound (``refresh`` is the only caller, with both bounds, in autocommit).
+compressed table or a continuous aggregate (a version of ``provision()`` would make a new one beside it), refreshes inside
+a transaction block, and with an open bound (``refresh`` is the only caller, with both bounds, in autocommit). Differences
+that Alembic would see are tested with the migrations, on every engine; dump, restore and updates of the extension are an
+administrator's, and docs/deployment.md has them step by step.
 """
 
 from __future__ import annotations
