@@ -206,39 +206,47 @@ def _troubled(snapshot: Snapshot, room: int, width: int) -> list[Text]:
         return [Text("every agent is healthy or paused", style="dim")]
     rows = sorted(snapshot.troubled, key=_urgency)[:room]
     hidden = sum(snapshot.statuses.values()) - snapshot.statuses.get("healthy", 0) - snapshot.statuses.get("paused", 0)
-    table = _table("not healthy", "status", "for", "latency", f"reason{_more(hidden - len(rows))}")
+    headings = ("not healthy", "status", "for", "latency", f"reason{_more(hidden - len(rows))}")
+    cells: list[tuple[Text, ...]] = []
     for each in rows:
         since = duration((snapshot.now_us - each.since_us) / 1e6) if each.since_us else "–"
         latency = "–" if math.isnan(each.latency_ms) else f"{each.latency_ms:.1f} ms"
-        table.add_row(_said(each.agent), status_text(each.status), since, latency, _said(each.reason))
-    return _drawn(table, width)
+        cells.append((_said(each.agent), status_text(each.status), Text(since), Text(latency), _said(each.reason)))
+    return _drawn(headings, cells, width)
 
 
 def _transitions(transitions: tuple[Transition, ...], room: int, width: int) -> list[Text]:
     if not transitions or room < 1:
         return []
-    table = _table("last changes", "agent", "from", "to", "reason")
-    for each in list(reversed(transitions))[:room]:
-        table.add_row(
-            f"{each.due.astimezone(UTC):%H:%M:%S}",
+    cells = [
+        (
+            Text(f"{each.due.astimezone(UTC):%H:%M:%S}"),
             _said(each.agent),
             status_text(each.old),
             status_text(each.new),
             _said(each.reason),
         )
-    return _drawn(table, width)
+        for each in list(reversed(transitions))[:room]
+    ]
+    return _drawn(("last changes", "agent", "from", "to", "reason"), cells, width)
 
 
-def _table(*headings: str) -> Table:
+def _drawn(headings: Sequence[str], rows: Sequence[tuple[Text, ...]], width: int) -> list[Text]:
+    """
+    Return the lines of a table: the picture is put together line by line, so that it is never too high.
+
+    Where it is too wide, the last column gives way.
+    """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
-    for heading in headings[:-1]:
+    taken = 0
+    for place, heading in enumerate(headings[:-1]):
         table.add_column(heading, no_wrap=True, overflow="ellipsis")
+        # Two cells stand between columns.
+        taken += max([len(heading), *(row[place].cell_len for row in rows)]) + 2
     table.add_column(headings[-1], no_wrap=True, overflow="ellipsis", ratio=1)
-    return table
-
-
-def _drawn(table: Table, width: int) -> list[Text]:
-    """Return the lines of *table*: the picture is put together line by line, so that it is never too high."""
+    for row in rows:
+        row[-1].truncate(max(len(headings[-1]), width - taken), overflow="ellipsis")
+        table.add_row(*row)
     console = Console(width=width, height=1000, color_system="truecolor", force_terminal=True, legacy_windows=False)
     lines: list[Text] = []
     for segments in console.render_lines(table, console.options.update(width=width), pad=False):

@@ -188,3 +188,23 @@ def test_summary_counts_what_was_done_and_names_the_next_steps() -> None:
         "wrote 98,765 rows in 87 batches; 4,321 rows wait in the spool; 5 slots lost",
     ]
     assert lines[3] == "  fleetpulse status --home /x"
+
+
+def test_long_reasons_give_way_to_states() -> None:
+    """On 80 columns a reason that is longer than the screen cuts nothing but itself."""
+    reason = "no answer from the collector's own registry within the time that it was given, and then some more of that"
+    told = tuple(
+        Transition(agent=f"demo-{k:04}", due=NOON, old="unknown", new="unhealthy", reason=reason) for k in range(3)
+    )
+    trouble = Trouble(
+        agent="demo-0001", status="unhealthy", since_us=NOW_US - 1_000_000, reason=reason, latency_ms=7.25
+    )
+    lines = shown(replace(SNAPSHOT, transitions=told, troubled=(trouble,)))
+    [change] = [line for line in lines if "demo-0002" in line]
+
+    assert "last changes" in "\n".join(lines)
+    assert "unknown" in change
+    assert "unhealthy" in change
+    assert change.endswith("…")
+    assert any("demo-0001" in line and "unhealthy" in line and "7.2 ms" in line for line in lines)
+    assert max(len(line) for line in lines) <= 80
