@@ -327,8 +327,9 @@ class Client {
     }
     // What is left of a COPY that had failed before its last row.
     if ('dcf'.includes(type)) return
-    // A pipeline asks for answers behind its end, too, and begins nothing by that.
-    if (type !== 'H') this.synced = type === 'Q' || type === 'S'
+    // A pipeline asks for its answers once more behind its end, when it has them: that begins no turn.
+    if (type === 'H' && this.synced) return
+    this.synced = type === 'Q' || type === 'S'
     const sql = type === 'Q' ? text(body) : type === 'P' ? text(body, body.indexOf(0) + 1) : ''
     this.touchedSettings ||= CHANGES_SETTINGS.test(sql)
     this.touchedLocks ||= TAKES_LOCKS.test(sql)
