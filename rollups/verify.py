@@ -4,15 +4,18 @@ Proof: rollups against raw rows, raw rows against the ledger.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from rollups.refresh import refresh_all
+from rollups.refresh import GRACE, refresh_all
 from storage.model import ROLLUPS, Table, Tier, Window
 from storage.store import Capability, LedgerDay, Mismatch, Store
 
 #: Rows are recomputed a day at a time: a statement's memory stays bounded whatever the retention is.
 STRIDE = timedelta(days=1)
+#: How often a refresher that is met by chance, a policy of the server's for instance, is given time to go, and how long.
+TRIES, WAIT_S = 10, 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,18 @@ def verify_tiers(store: Store, table: Table, window: Window, tiers: tuple[Tier, 
     return found
 
 
+def _settle(store: Store, now: datetime) -> int:
+    """Refresh what is marked and closed; return how many buckets that could not be done for."""
+    overdue = now - 2 * store.grace
+    if store.may_maintain():
+        overdue = now - GRACE
+        for _ in range(TRIES):
+            if not refresh_all(store, now).busy:
+                return 0
+            time.sleep(WAIT_S)
+    return sum(len(store.dirty(table, tier, overdue)) for table in Table for tier in ROLLUPS)
+
+
 def verify(store: Store, now: datetime, window: Window | None = None) -> Proof:
     """
     Prove rollups against raw and raw against the ledger, everywhere above the raw horizons or in *window*.
@@ -59,15 +74,7 @@ def verify(store: Store, now: datetime, window: Window | None = None) -> Proof:
     Args:
         window: ``None`` for everything that raw still holds, up to five minutes ahead of *now*.
     """
-    unsettled = 0
-    if Capability.EXACT_VIEWS not in store.capabilities:
-        overdue = now - 2 * store.grace
-        if store.may_maintain():
-            overdue = now
-            # Twice, because a refresher that was met by chance has gone by then.
-            if refresh_all(store, now).busy:
-                refresh_all(store, now)
-        unsettled = sum(len(store.dirty(table, tier, overdue)) for table in Table for tier in ROLLUPS)
+    unsettled = 0 if Capability.EXACT_VIEWS in store.capabilities else _settle(store, now)
     days = store.verify_ledger()
     held = [part.window for table in Table for part in store.partitions(table, Tier.RAW)]
     if window is None:
