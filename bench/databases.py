@@ -21,22 +21,22 @@ from storage.store import Store
 
 
 @contextmanager
-def fresh_store(server_url: str | None, *, timescaledb: bool = True) -> Iterator[Store]:
+def fresh_store(server_url: str | None) -> Iterator[Store]:
     """
     Lend a store on a database of its own, which is dropped afterwards.
 
     Args:
-        server_url: A server whose user may make databases; ``None`` starts an embedded one.
-        timescaledb: Use the extension where the server has it.
+        server_url: A server whose user may make databases, used with TimescaleDB where it has that; ``None`` starts an
+            embedded one.
     """
-    with _database(server_url, timescaledb=timescaledb) as url, closing(open_store(url)) as store:
+    with _database(server_url) as url, closing(open_store(url)) as store:
         schema.upgrade(store.engine)
         store.provision()
         yield store
 
 
 @contextmanager
-def _database(server_url: str | None, *, timescaledb: bool) -> Iterator[str]:
+def _database(server_url: str | None) -> Iterator[str]:
     if server_url is None:
         with tempfile.TemporaryDirectory(prefix="fleetpulse-bench-") as folder, EmbeddedServer(Path(folder)) as server:
             yield server.url
@@ -48,7 +48,7 @@ def _database(server_url: str | None, *, timescaledb: bool) -> Iterator[str]:
     try:
         with psycopg.connect(url, autocommit=True) as connection:
             there = connection.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'timescaledb'").fetchone()
-            if there and timescaledb:
+            if there:
                 connection.execute("SET client_min_messages = warning; CREATE EXTENSION IF NOT EXISTS timescaledb")
         yield url
     finally:

@@ -18,6 +18,7 @@ from storage.layout import TIER_CODE, key_columns, parent
 from storage.lite.layout import names, step_us, view
 from storage.model import ROLLUPS, Table, Tier
 from storage.queries import load
+from storage.versions import insist_version
 
 ENGINE = "sqlite"
 
@@ -160,19 +161,7 @@ def check(connection: sqlite3.Connection, *, upgrading: bool = False) -> int:
             found=engine,
             needed=ENGINE,
         )
-    if found > VERSION:
-        raise SchemaMismatch(
-            f"time series are at version {found}, code knows up to {VERSION}: install the newer fleetpulse",
-            found=str(found),
-            needed=str(VERSION),
-        )
-    if found < VERSION and not upgrading:
-        state = f"are at version {found}" if found else "are not provisioned"
-        raise SchemaMismatch(
-            f'time series {state}, code needs version {VERSION}: run "fleetpulse db upgrade"',
-            found=str(found),
-            needed=str(VERSION),
-        )
+    insist_version(found, VERSION, upgrading=upgrading)
     return found
 
 

@@ -19,6 +19,7 @@ from storage.model import Table, Tier
 from storage.pg.layout import interval
 from storage.pg.partitions import partition_lock
 from storage.queries import load
+from storage.versions import insist_version
 
 _PROVISION = "sql/postgresql/provision.sql"
 
@@ -170,20 +171,7 @@ def check(connection: psycopg.Connection, engine: str, steps: Steps, *, upgradin
         SchemaMismatch: They do not; older versions pass when *upgrading*.
     """
     insist_engine(connection, engine)
-    found, needed = version(connection), max(steps)
-    if found > needed:
-        raise SchemaMismatch(
-            f"time series are at version {found}, code knows up to {needed}: install the newer fleetpulse",
-            found=str(found),
-            needed=str(needed),
-        )
-    if found < needed and not upgrading:
-        state = f"are at version {found}" if found else "are not provisioned"
-        raise SchemaMismatch(
-            f'time series {state}, code needs version {needed}: run "fleetpulse db upgrade"',
-            found=str(found),
-            needed=str(needed),
-        )
+    insist_version(version(connection), max(steps), upgrading=upgrading)
 
 
 def drop_views(connection: psycopg.Connection) -> None:

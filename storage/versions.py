@@ -1,0 +1,29 @@
+"""
+The version of the time-series half against the one that this code needs: one rule and one set of words for every engine.
+"""
+
+from __future__ import annotations
+
+from storage.errors import SchemaMismatch
+
+
+def insist_version(found: int, needed: int, *, upgrading: bool) -> None:
+    """
+    Insist that time series at version *found*, 0 for none, suit code that needs version *needed*.
+
+    Raises:
+        SchemaMismatch: They do not; older versions pass when *upgrading*.
+    """
+    if found > needed:
+        raise SchemaMismatch(
+            f"time series are at version {found}, code knows up to {needed}: install the newer fleetpulse",
+            found=str(found),
+            needed=str(needed),
+        )
+    if found < needed and not upgrading:
+        state = f"are at version {found}" if found else "are not provisioned"
+        raise SchemaMismatch(
+            f'time series {state}, code needs version {needed}: run "fleetpulse db upgrade"',
+            found=str(found),
+            needed=str(needed),
+        )
