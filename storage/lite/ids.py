@@ -15,32 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.batch import Batch
+from storage.known_ids import KnownIds
 from storage.metric_labels import labels_digest, labels_json
-from storage.model import MetricKey, Session, to_us
+from storage.model import Session, to_us
 
 
-class Ids:
+class Ids(KnownIds):
     """The ids of one database, by name; used by the writer's thread alone."""
 
     def __init__(self) -> None:
-        self._agents: dict[str, int] = {}
-        self._hosts: dict[str, int] = {}
-        self._metrics: dict[MetricKey, int] = {}
-        self._reasons: dict[str, int] = {}
-        self._sessions: dict[str, int] = {}
-        #: UUID of the session that was opened here.
-        self.opened: str | None = None
+        super().__init__()
         #: Identity of the database that the cache is of.
         self._database = ""
-
-    def is_live(self, session: Session) -> bool:
-        """Tell whether *session* is going on, as far as this store knows; a replay may be of one that has ended."""
-        return self.opened in (None, session.uuid)
-
-    def forget(self) -> None:
-        """Empty the cache: what it holds may never have been committed."""
-        for cache in (self._agents, self._hosts, self._metrics, self._reasons, self._sessions):
-            cache.clear()
 
     def belong_to(self, database: str) -> None:
         """Empty the cache where it is of another database than the one of this identity."""
@@ -67,10 +53,6 @@ class Ids:
             lambda name: (name, now_us, now_us),
         )
         return np.array([self._agents[name] for name in batch.agents], np.int32)
-
-    def agent(self, name: str) -> int:
-        """Return the id of an agent that ``agents`` has resolved."""
-        return self._agents[name]
 
     def hosts(self, connection: sqlite3.Connection, batch: Batch, now_us: int) -> NDArray[np.int32]:
         """Return the id of each of ``batch.hosts``."""

@@ -16,30 +16,13 @@ import psycopg
 from numpy.typing import NDArray
 
 from storage.batch import Batch
+from storage.known_ids import KnownIds
 from storage.metric_labels import labels_digest, labels_json
-from storage.model import MetricKey, Session
+from storage.model import Session
 
 
-class Ids:
+class Ids(KnownIds):
     """The ids of one database, by name; used by the writer's thread alone."""
-
-    def __init__(self) -> None:
-        self._agents: dict[str, int] = {}
-        self._hosts: dict[str, int] = {}
-        self._metrics: dict[MetricKey, int] = {}
-        self._reasons: dict[str, int] = {}
-        self._sessions: dict[str, int] = {}
-        #: UUID of the session that was opened here.
-        self.opened: str | None = None
-
-    def is_live(self, session: Session) -> bool:
-        """Tell whether *session* is going on, as far as this store knows; a replay may be of one that has ended."""
-        return self.opened in (None, session.uuid)
-
-    def forget(self) -> None:
-        """Empty the cache: another server, or the same one after a failover, may have other ids."""
-        for cache in (self._agents, self._hosts, self._metrics, self._reasons, self._sessions):
-            cache.clear()
 
     def agents(self, connection: psycopg.Connection, batch: Batch) -> NDArray[np.int32]:
         """
@@ -60,10 +43,6 @@ class Ids:
             " FROM unnest(%s::text[]) AS name ORDER BY name ON CONFLICT (name) DO NOTHING",
         )
         return np.fromiter(map(self._agents.__getitem__, batch.agents), np.int32, len(batch.agents))
-
-    def agent(self, name: str) -> int:
-        """Return the id of an agent that ``agents`` has resolved."""
-        return self._agents[name]
 
     def hosts(self, connection: psycopg.Connection, batch: Batch) -> NDArray[np.int32]:
         """Return the id of each of ``batch.hosts``."""
