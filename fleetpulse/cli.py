@@ -17,8 +17,8 @@ import typer
 
 from fleetpulse.commands import agents, db, fleet, maintain, report, retention, rollup, run, status
 from fleetpulse.console import ReaderGone, complain, write
-from reports.catalogue import UnknownReport
-from storage.errors import FleetpulseError, SettingsError
+from reports.definition import UnknownReport
+from storage.errors import DuplicateName, FleetpulseError, InputError, SettingsError
 
 #: What typer raises for what was typed; it brings its own copy of click along, or uses the one that is installed.
 _ClickException: type[Exception] = typer.BadParameter.__mro__[2]
@@ -104,7 +104,7 @@ def call(arguments: Sequence[str] | None = None) -> int:
         if invocation.debug:
             raise
         complain(str(exc))
-        return 2 if isinstance(exc, SettingsError | UnknownReport) else 1
+        return 2 if isinstance(exc, SettingsError | UnknownReport | InputError | DuplicateName) else 1
     except OSError as exc:
         if invocation.debug:
             raise

@@ -14,6 +14,7 @@ from alembic import context
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError
 
+from storage import work_models  # noqa: F401  # its tables are part of Base.metadata
 from storage.errors import PermanentStorageError, TransientStorageError
 from storage.models import Base
 from storage.schema import COMPARISON, LOCK_KEY, LOCK_WAIT_S, VERSION_TABLE

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from reports.catalogue import Column
+from reports.definition import Column
 from reports.run import Report
 
 #: How people see a status: colour and symbol, because not everybody sees colour and not every terminal has it.

@@ -4,11 +4,13 @@ Running a report: from a name, a window and filters to rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 
-from reports.catalogue import Column, Definition, Span, UnknownReport, definition, suggestion
+from reports.catalogue import definition
+from reports.definition import Column, Definition, Option, Span, UnknownReport, suggestion
 from storage.errors import NotRolledUp
 from storage.model import Table, Tier, Window, ceil, floor
 from storage.queries import load
@@ -19,8 +21,19 @@ MINUTE, HOUR, DAY = Tier.M1.step, Tier.H1.step, Tier.D1.step
 #: Up to this much window a series has one row per minute: 360 rows are still read by a person.
 MINUTES_UP_TO = timedelta(hours=6)
 
-#: Where the entities of a filter are named; a name that is not there is refused instead of answered by no rows.
-_NAMES = {"agent": "SELECT name FROM agents ORDER BY name", "host": "SELECT name FROM hosts ORDER BY name"}
+#: Where what a filter may name is known: whether it is there, and what is. A name that is not there is refused instead
+#: of answered by no rows.
+_NAMES: Mapping[str, tuple[str, str]] = {
+    "agent": ("agents", "name"),
+    "type": ("agents", "type"),
+    "host": ("hosts", "name"),
+    "metric": ("metrics", "name"),
+    "workflow": ("workflows", "name"),
+    "workflow_type": ("workflows", "type"),
+    "task_type": ("tasks", "type"),
+}
+#: Names that a message about an unknown one is made from: one of these will be near, or the list is of no use.
+_NEAR = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,19 +46,32 @@ class Report:
     rows: Sequence[tuple[object, ...]]
     #: What was really answered for; ``None`` where the report is about now.
     window: Window | None
+    #: In whose time people read it; what is stored and exported is UTC.
+    tz: tzinfo = UTC
 
 
-def run(store: Store, name: str, *, window: Window, filters: Mapping[str, str] | None = None) -> Report:
+def run(
+    store: Store,
+    name: str,
+    *,
+    window: Window,
+    filters: Mapping[str, str] | None = None,
+    options: Mapping[str, float] | None = None,
+    tz: tzinfo = UTC,
+) -> Report:
     """
     Run the report *name* and return everything it answers.
 
     Args:
         window: Half-open. Reports that count widen it to whole minutes, or to whole hours where minutes are no longer
             kept; what is returned names the window that was used. A report about now ignores it.
-        filters: ``agent``, ``type`` or ``host`` to the one value wanted, as the report allows.
+        filters: ``agent``, ``type``, ``host``, ``workflow``, … to the one value wanted, as the report allows.
+        options: Numbers that the report takes, such as ``target``; its defaults stand for those that are not given.
+        tz: In whose days and hours it is told.
 
     Raises:
-        UnknownReport: There is no such report, filter, agent or host.
+        UnknownReport: There is no such report, filter or option, nothing of the name that a filter asks for, a filter is
+            missing that the report needs, or an option makes no sense.
         NotRolledUp: All of *window* lies below what is kept.
         TransientStorageError: The database could not answer.
     """
@@ -53,6 +79,7 @@ def run(store: Store, name: str, *, window: Window, filters: Mapping[str, str] |
     wanted = dict(filters or {})
     _check_filters(store, report, wanted)
     parameters: dict[str, object] = {each: wanted.get(each) for each in report.filters}
+    parameters |= _options(report, options or {})
     effective: Window | None = window
     if report.span is Span.NOW:
         effective = None
@@ -73,11 +100,14 @@ def run(store: Store, name: str, *, window: Window, filters: Mapping[str, str] |
         effective, by_hour = choose_step(window, *_horizons(store, Table.SYSTEM))
         parameters |= {"start": effective.start, "end": effective.end, "by_hour": int(by_hour)}
     types = {column.name: column.python_type for column in report.columns if column.python_type is not None}
-    answer = store.query(load("reports", f"sql/{name}.sql")[name], parameters, types=types)
+    statements = load("reports", f"sql/{name}.sql")
+    # Only where one statement for all engines cannot be.
+    statement = statements.get(f"{name}_{store.engine_name}", statements[name])
+    answer = store.query(statement, parameters, types=types)
     expected = tuple(column.name for column in report.columns)
     if answer.columns != expected:
         raise AssertionError(f"BUG: report {name} answers {answer.columns}, its catalogue says {expected}")
-    return Report(name=name, columns=report.columns, rows=answer.rows, window=effective)
+    return Report(name=name, columns=report.columns, rows=answer.rows, window=effective, tz=tz)
 
 
 def split_hours(window: Window, minutes_from: datetime, hours_from: datetime) -> tuple[Window, Window]:
@@ -144,9 +174,33 @@ def _horizons(store: Store, table: Table) -> tuple[datetime, datetime]:
 def _check_filters(store: Store, report: Definition, wanted: Mapping[str, str]) -> None:
     for name, value in wanted.items():
         if name not in report.filters:
-            expected = ", ".join(report.filters)
+            expected = ", ".join(report.filters) or "none"
             raise UnknownReport(f'report {report.name} has no filter "{name}": expected {expected}')
-        if name in _NAMES:
-            known = [str(row[0]) for row in store.query(_NAMES[name]).rows]
-            if value not in known:
-                raise UnknownReport(f'{name} "{value}" does not exist: {suggestion(value, known)}')
+        table, column = _NAMES[name]
+        if not store.query(f"SELECT 1 FROM {table} WHERE {column} = :value LIMIT 1", {"value": value}).rows:  # noqa: S608  # our own names
+            known = store.query(f"SELECT DISTINCT {column} FROM {table} ORDER BY {column} LIMIT {_NEAR}").rows  # noqa: S608  # likewise
+            raise UnknownReport(
+                f'{name.replace("_", " ")} "{value}" does not exist: {suggestion(value, [str(row[0]) for row in known])}'
+            )
+    for name in report.required:
+        if name not in wanted:
+            raise UnknownReport(f"report {report.name} needs a filter: expected {name}")
+
+
+def _options(report: Definition, given: Mapping[str, float]) -> dict[str, object]:
+    known = {option.name: option for option in report.options}
+    for name, value in given.items():
+        if name not in known:
+            expected = ", ".join(known) or "none"
+            raise UnknownReport(f'report {report.name} has no option "{name}": expected {expected}')
+        option = known[name]
+        if not (math.isfinite(value) and option.low <= value <= option.high) or (option.whole and value != int(value)):
+            kind = "a whole number from " if option.whole else ""
+            raise UnknownReport(
+                f"report {report.name} option {name} is {value:g}, expected {kind}{option.low:g} to {option.high:g}"
+            )
+    return {name: _number(option, given.get(name, option.default)) for name, option in known.items()}
+
+
+def _number(option: Option, value: float) -> float | int:
+    return int(value) if option.whole else float(value)

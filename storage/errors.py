@@ -6,12 +6,19 @@ Every error that storage raises.
     FleetpulseError                     anything below; ``str()`` is fit for a person
     ├── SettingsError                   a setting is unknown, missing or out of range
     ├── BatchError                      a batch is malformed: the caller's bug or a damaged spool row
+    ├── InputError                      what a caller handed over cannot be stored or looked for
     └── StorageError
         ├── SchemaMismatch              the database is at another revision than the code needs
         ├── CapabilityMissing           the engine or server cannot do what was asked
         ├── CollectorRunning            another daemon holds this database
         ├── NotSettled                  a range cannot be dropped yet: marks are left in it
         ├── NotRolledUp                 part of a window lies below what a tier still holds
+        ├── UnknownName                 there is no agent, workflow, task, message or metric like the one that was named
+        ├── DuplicateName               the name is taken
+        ├── IllegalTransition           a task, message or workflow cannot go from its state to the one that was asked for
+        ├── DependencyCycle             a task would have to wait for itself
+        ├── StaleVersion                somebody else has changed it since it was read
+        ├── LeaseLost                   a task is not, or no longer, the worker's that speaks of it
         ├── PermanentStorageError       SQLSTATE class 22 or 23: the data is at fault, retrying cannot help
         └── TransientStorageError       everything else: keep, retry the whole transaction, back off
 
@@ -31,6 +38,10 @@ class SettingsError(FleetpulseError):
 
 class BatchError(FleetpulseError):
     """A batch is malformed."""
+
+
+class InputError(FleetpulseError):
+    """What a caller handed over cannot be stored or looked for: a payload, a name, a state, the size of a page."""
 
 
 class StorageError(FleetpulseError):
@@ -79,6 +90,87 @@ class NotSettled(StorageError):
 
 class NotRolledUp(StorageError):
     """Part of a window lies below what a tier still holds."""
+
+
+class UnknownName(StorageError):
+    """
+    There is nothing of that name.
+
+    Attributes:
+        kind: What was looked for: ``agent``.
+        name: The name, or the number, that was asked for.
+    """
+
+    def __init__(self, kind: str, name: object, remedy: str) -> None:
+        shown = f'"{name}"' if isinstance(name, str) else str(name)
+        super().__init__(f"there is no {kind} {shown}: {remedy}")
+        self.kind = kind
+        self.name = name
+
+
+class DuplicateName(StorageError):
+    """
+    The name is taken.
+
+    Attributes:
+        kind: What was to be made: ``workflow``.
+        name: The name that is taken.
+    """
+
+    def __init__(self, kind: str, name: str, remedy: str) -> None:
+        super().__init__(f'{kind} "{name}" is there already: {remedy}')
+        self.kind = kind
+        self.name = name
+
+
+class IllegalTransition(StorageError):
+    """
+    A task, message or workflow cannot go from its state to the one that was asked for.
+
+    Attributes:
+        old: The state that it is in.
+        new: The state that was asked for.
+        allowed: The states that may follow *old*; all that there are, where *new* is none.
+    """
+
+    def __init__(self, what: str, old: str, new: str, *, allowed: tuple[str, ...]) -> None:
+        expected = " or ".join(allowed) if allowed else f"nothing, {old} is final"
+        super().__init__(f"{what} cannot go from {old} to {new}, expected {expected}")
+        self.old = old
+        self.new = new
+        self.allowed = allowed
+
+
+class DependencyCycle(StorageError):
+    """
+    A task would have to wait for itself.
+
+    Attributes:
+        cycle: The tasks as messages call them, each waiting for the next; the last is the first again.
+    """
+
+    def __init__(self, cycle: tuple[str, ...]) -> None:
+        super().__init__(f"dependencies would go round in a circle, expected none: {' waits for '.join(cycle)}")
+        self.cycle = cycle
+
+
+class StaleVersion(StorageError):
+    """
+    Somebody else has changed it since it was read.
+
+    Attributes:
+        found: The version that it has now.
+        expected: The version that the caller had read.
+    """
+
+    def __init__(self, what: str, *, found: int, expected: int) -> None:
+        super().__init__(f"{what} was changed meanwhile: found version {found}, expected {expected}: read it again")
+        self.found = found
+        self.expected = expected
+
+
+class LeaseLost(StorageError):
+    """A task is not, or no longer, the worker's that speaks of it: its lease has ended, or somebody took it away."""
 
 
 class PermanentStorageError(StorageError):

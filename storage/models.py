@@ -29,6 +29,7 @@ from sqlalchemy import (
     Uuid,
     false,
     text,
+    true,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -110,7 +111,7 @@ Json = JSON().with_variant(JSONB(), "postgresql")
 
 
 #: SQLite's plain identities give the number of the newest row again once that is deleted; no id ever means two things.
-_NEVER_AGAIN = {"sqlite_autoincrement": True}
+NEVER_AGAIN = {"sqlite_autoincrement": True}
 _OPEN = text("to_ts IS NULL")
 
 
@@ -128,7 +129,7 @@ class Base(DeclarativeBase):
     }
 
 
-def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
+def one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
     """Return a constraint that holds *column* to *values*."""
     listed = ", ".join(f"'{value}'" for value in values)
     return CheckConstraint(f"{column} IN ({listed})", name=column)
@@ -139,11 +140,11 @@ class Agent(Base):
 
     __tablename__ = "agents"
     __table_args__ = (
-        _one_of("source", SOURCES),
-        _one_of("state", STATES),
-        _one_of("status", STATUSES),
+        one_of("source", SOURCES),
+        one_of("state", STATES),
+        one_of("status", STATUSES),
         CheckConstraint("(state = 'retired') = (retired_at IS NOT NULL)", name="retired_at"),
-        _NEVER_AGAIN,
+        NEVER_AGAIN,
     )
 
     id: Mapped[int] = mapped_column(Integer, Identity(), primary_key=True)
@@ -178,7 +179,7 @@ class Host(Base):
     """A machine whose system metrics are collected."""
 
     __tablename__ = "hosts"
-    __table_args__ = _NEVER_AGAIN
+    __table_args__ = NEVER_AGAIN
 
     id: Mapped[int] = mapped_column(Integer, Identity(), primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
@@ -191,9 +192,9 @@ class Metric(Base):
 
     __tablename__ = "metrics"
     __table_args__ = (
-        _one_of("kind", tuple(Kind)),
+        one_of("kind", tuple(Kind)),
         UniqueConstraint("name", "kind", "labels_digest"),
-        _NEVER_AGAIN,
+        NEVER_AGAIN,
     )
 
     id: Mapped[int] = mapped_column(Integer, Identity(), primary_key=True)
@@ -210,7 +211,7 @@ class Reason(Base):
     """Dictionary of why a check ended as it did; a check stores the id."""
 
     __tablename__ = "reasons"
-    __table_args__ = _NEVER_AGAIN
+    __table_args__ = NEVER_AGAIN
 
     id: Mapped[int] = mapped_column(Integer, Identity(), primary_key=True)
     reason: Mapped[str] = mapped_column(unique=True)
@@ -220,7 +221,7 @@ class StatusEvent(Base):
     """A change of an agent's status."""
 
     __tablename__ = "status_events"
-    __table_args__ = (Index(None, "agent_id", "ts"), _NEVER_AGAIN)
+    __table_args__ = (Index(None, "agent_id", "ts"), NEVER_AGAIN)
 
     id: Mapped[int] = mapped_column(BigId, Identity(), primary_key=True)
     #: Without a foreign key: the writer has looked the id up, and agents are never deleted.
@@ -239,12 +240,12 @@ class AgentSchedule(Base):
 
     __tablename__ = "agent_schedules"
     __table_args__ = (
-        _one_of("state", ("active", "paused")),
+        one_of("state", ("active", "paused")),
         CheckConstraint("interval_s > 0 AND offset_s >= 0 AND offset_s < interval_s", name="grid"),
         CheckConstraint("to_ts >= from_ts", name="order"),
         Index("agent_schedules_open_key", "agent_id", unique=True, postgresql_where=_OPEN, sqlite_where=_OPEN),
         Index(None, "agent_id", "from_ts"),
-        _NEVER_AGAIN,
+        NEVER_AGAIN,
     )
 
     id: Mapped[int] = mapped_column(Integer, Identity(), primary_key=True)
@@ -257,10 +258,10 @@ class AgentSchedule(Base):
 
 
 class CollectorSession(Base):
-    """One run of a collector."""
+    """One run of a collector, or of a client that writes what it saw itself."""
 
     __tablename__ = "collector_sessions"
-    __table_args__ = _NEVER_AGAIN
+    __table_args__ = NEVER_AGAIN
 
     id: Mapped[int] = mapped_column(Integer, Identity(), primary_key=True)
     uuid: Mapped[UUID] = mapped_column(unique=True)
@@ -274,6 +275,8 @@ class CollectorSession(Base):
     ended_at: Mapped[datetime | None]
     #: Every slot due before this moment has been handed over.
     observed_to: Mapped[datetime | None]
+    #: A client's session says nothing of whether anybody polls.
+    is_collector: Mapped[bool] = mapped_column(server_default=true())
 
 
 class LossRecord(Base):
@@ -284,7 +287,7 @@ class LossRecord(Base):
         CheckConstraint("to_due >= from_due", name="order"),
         CheckConstraint("n >= 0", name="n"),
         Index(None, "agent_id", "from_due"),
-        _NEVER_AGAIN,
+        NEVER_AGAIN,
     )
 
     id: Mapped[int] = mapped_column(BigId, Identity(), primary_key=True)

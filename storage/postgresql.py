@@ -144,7 +144,7 @@ def _second(connection: psycopg.Connection) -> None:
 
 
 #: Step number n turns version n - 1 into version n.
-STEPS: Steps = {1: _first, 2: _second}
+STEPS: Steps = {1: _first, 2: _second, 3: make_views}
 
 
 def _raw(connection: psycopg.Connection, table: Table) -> None:

@@ -21,6 +21,7 @@ from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 from sqlalchemy import CheckConstraint, Connection, DefaultClause, Engine, Identity, inspect
 
+from storage import work_models  # noqa: F401  # its tables are part of Base.metadata
 from storage.deadlines import Deadline
 from storage.errors import SchemaMismatch, StorageError
 from storage.models import Base

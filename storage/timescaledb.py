@@ -300,7 +300,7 @@ def _first(connection: psycopg.Connection) -> None:
 
 
 #: Step number n turns version n - 1 into version n.
-STEPS: Steps = {1: _first}
+STEPS: Steps = {1: _first, 2: make_views}
 
 
 def _raw(connection: psycopg.Connection, table: Table) -> None:

@@ -16,7 +16,7 @@ from fleetpulse.commands.options import Config, DatabaseUrl, Home, Rows, Text, s
 from fleetpulse.console import RowFormat, TextFormat, note, show, width, write, write_json
 from fleetpulse.database import opened
 from fleetpulse.quantities import format_duration, parse_duration
-from reports.catalogue import Column
+from reports.definition import Column
 from reports.render import cell, to_csv, to_json, to_table
 from reports.run import Report
 from storage.errors import SettingsError

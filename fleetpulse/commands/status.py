@@ -31,7 +31,7 @@ _SESSION = """
 SELECT s.name, s.host, s.pid, s.version, s.started_at, s.last_seen_at, s.ended_at, s.observed_to, o.live
 FROM observation AS o
 LEFT JOIN collector_sessions AS s
-    ON s.id = (SELECT n.id FROM collector_sessions AS n ORDER BY n.last_seen_at DESC, n.id DESC LIMIT 1)
+    ON s.id = (SELECT n.id FROM collector_sessions AS n WHERE n.is_collector ORDER BY n.last_seen_at DESC, n.id DESC LIMIT 1)
 """
 _SESSION_TYPES = {
     **dict.fromkeys(("started_at", "last_seen_at", "ended_at", "observed_to"), datetime),

@@ -54,6 +54,9 @@ _AVAILABILITY_VIEWS: Mapping[str, Tier] = MappingProxyType({"availability": Tier
 _LOAD_VIEWS: Mapping[str, str] = MappingProxyType(
     {"system_load": "system_metrics_1m", "system_load_1h": "system_metrics_1h"}
 )
+#: Files whose every statement makes one public view of the same name: of the time series as people read them, and of
+#: agents' work. In the order in which they are made.
+_VIEW_FILES = ("sql/sqlite/series_views.sql", "sql/sqlite/work_views.sql")
 
 
 def _statement(name: str, **parts: str) -> str:
@@ -74,6 +77,17 @@ def _first(connection: sqlite3.Connection) -> None:
         for tier in ROLLUPS:
             _materialised(connection, table, tier)
             connection.execute(view(table, tier))
+    _make_views(connection)
+
+
+def _second(connection: sqlite3.Connection) -> None:
+    """Sessions of clients say nothing of whether anybody polls; views of the time series and of agents' work."""
+    _drop_views(connection)
+    _make_views(connection)
+
+
+def _make_views(connection: sqlite3.Connection) -> None:
+    """Make the public views."""
     for name in _PUBLIC_VIEWS:
         connection.execute(load("storage", _VIEWS)[name])
     for name, tier in _AVAILABILITY_VIEWS.items():
@@ -84,6 +98,16 @@ def _first(connection: sqlite3.Connection) -> None:
         )
     for name, rollup in _LOAD_VIEWS.items():
         connection.execute(load("storage", _VIEWS)["system_load"].format(view=name, rollup=rollup))
+    for file in _VIEW_FILES:
+        for made in load("storage", file).values():
+            connection.execute(made)
+
+
+def _drop_views(connection: sqlite3.Connection) -> None:
+    """Drop the public views."""
+    further = (name for file in _VIEW_FILES for name in load("storage", file))
+    for name in reversed((*_PUBLIC_VIEWS, *_AVAILABILITY_VIEWS, *_LOAD_VIEWS, *further)):
+        connection.execute(f"DROP VIEW IF EXISTS {name}")
 
 
 def _raw(connection: sqlite3.Connection, table: Table) -> None:
@@ -109,7 +133,7 @@ def _materialised(connection: sqlite3.Connection, table: Table, tier: Tier) -> N
 
 
 #: Step number n turns version n - 1 into version n.
-STEPS: Mapping[int, Callable[[sqlite3.Connection], None]] = MappingProxyType({1: _first})
+STEPS: Mapping[int, Callable[[sqlite3.Connection], None]] = MappingProxyType({1: _first, 2: _second})
 VERSION = max(STEPS)
 
 
@@ -167,8 +191,7 @@ def check(connection: sqlite3.Connection, *, upgrading: bool = False) -> int:
 
 def drop(connection: sqlite3.Connection) -> None:
     """Drop the time-series half, data included."""
-    for name in reversed((*_PUBLIC_VIEWS, *_AVAILABILITY_VIEWS, *_LOAD_VIEWS)):
-        connection.execute(f"DROP VIEW IF EXISTS {name}")
+    _drop_views(connection)
     for table in Table:
         for tier in reversed(ROLLUPS):
             connection.execute(f"DROP VIEW IF EXISTS {table.relation(tier)}")

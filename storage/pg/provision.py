@@ -48,8 +48,13 @@ _LEDGER = (
     "quarantine",
 )
 
+#: Files whose every statement makes one public view of the same name: of the time series as people read them, and of
+#: agents' work. In the order in which they are made.
+_VIEW_FILES = ("sql/postgresql/series_views.sql", "sql/postgresql/work_views.sql")
+_FURTHER_VIEWS = tuple(name for file in _VIEW_FILES for name in load("storage", file))
+
 #: What is made here besides tables, for whoever hands it over or grants it.
-VIEWS = frozenset({*_PUBLIC_VIEWS, *_AVAILABILITY_VIEWS, *_LOAD_VIEWS})
+VIEWS = frozenset({*_PUBLIC_VIEWS, *_AVAILABILITY_VIEWS, *_LOAD_VIEWS, *_FURTHER_VIEWS})
 ROUTINES = frozenset({*_FUNCTIONS, *_VIEW_FUNCTIONS})
 
 #: Step number n turns version n - 1 into version n.
@@ -86,7 +91,11 @@ def make_bins_add(connection: psycopg.Connection) -> None:
 
 
 def make_views(connection: psycopg.Connection) -> None:
-    """Make the public views over tiers that are there, and the functions that they share."""
+    """
+    Make the public views over tiers that are there, and the functions that they share.
+
+    Those that are there are replaced: who may read them stays so.
+    """
     for name in (*_VIEW_FUNCTIONS, *_PUBLIC_VIEWS):
         connection.execute(load("storage", _VIEWS)[name])
     for name, (tier, unit) in _AVAILABILITY_VIEWS.items():
@@ -103,6 +112,9 @@ def make_views(connection: psycopg.Connection) -> None:
             view=sql.Identifier(name), rollup=sql.Identifier(rollup)
         )
         connection.execute(made)
+    for file in _VIEW_FILES:
+        for view in load("storage", file).values():
+            connection.execute(view)
 
 
 def version(connection: psycopg.Connection) -> int:
@@ -176,7 +188,7 @@ def check(connection: psycopg.Connection, engine: str, steps: Steps, *, upgradin
 
 def drop_views(connection: psycopg.Connection) -> None:
     """Drop the public views and what they share."""
-    for name in reversed((*_PUBLIC_VIEWS, *_AVAILABILITY_VIEWS, *_LOAD_VIEWS)):
+    for name in reversed((*_PUBLIC_VIEWS, *_AVAILABILITY_VIEWS, *_LOAD_VIEWS, *_FURTHER_VIEWS)):
         connection.execute(sql.SQL("DROP VIEW IF EXISTS {}").format(sql.Identifier(name)))
     for name in reversed(_VIEW_FUNCTIONS):
         connection.execute(sql.SQL("DROP FUNCTION IF EXISTS {}").format(sql.Identifier(name)))

@@ -3,7 +3,7 @@ Who may do what: the rights of the three roles, as a table.
 
 The owner has what it owns. The reader may read everything that is ours, and no more. The writer may read too, and add:
 what it wrote it cannot take back, because history is worth most where somebody would like it changed. It changes rows
-of the registry alone: agents, their schedules, its own session.
+of the registry and of the work alone: agents, their schedules, its own session, tasks, workflows and messages.
 """
 
 from __future__ import annotations
@@ -27,12 +27,22 @@ WRITER: Mapping[str, frozenset[str]] = MappingProxyType(
         "agents": _CHANGE,
         # A schedule that was replaced in the moment in which it began leaves no row.
         "agent_schedules": _CHANGE | {"DELETE"},
+        "agent_capabilities": _CHANGE | {"DELETE"},
+        "agent_heartbeats": _CHANGE,
         "collector_sessions": _CHANGE,
         "hosts": _ADD,
         "losses": _ADD,
         "metrics": _ADD,
         "reasons": _ADD,
         "status_events": _ADD,
+        "workflows": _CHANGE,
+        "tasks": _CHANGE,
+        "subtasks": _CHANGE,
+        "task_dependencies": _ADD,
+        "task_assignments": _CHANGE,
+        "messages": _CHANGE,
+        # What became of them, and when, is history.
+        **{f"{each}_events": _ADD for each in ("workflow", "task", "message")},
         "ingest_batches": _ADD,
         "ingest_batch_days": _ADD,
         "ingest_rejections": _ADD,

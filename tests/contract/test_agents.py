@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event, text
 
-from storage.errors import SettingsError, StorageError, TransientStorageError
+from storage.errors import DuplicateName, SettingsError, StorageError, TransientStorageError
 from storage.model import AgentSpec
 from storage.open import open_store
 from storage.repositories import AgentRepository, SyncResult
@@ -284,9 +284,9 @@ def test_add_refuses_what_is_there(agents: AgentRepository) -> None:
     agents.sync([spec("by-file")], "file", NOW)
     agents.add(spec("by-hand"), NOW)
 
-    with pytest.raises(SettingsError, match="there already, from the settings file"):
+    with pytest.raises(DuplicateName, match="there already: it comes from the settings file"):
         agents.add(spec("by-file"), NOW)
-    with pytest.raises(SettingsError, match="there already, from the database"):
+    with pytest.raises(DuplicateName, match="there already: it comes from the database"):
         agents.add(spec("by-hand"), NOW)
     with pytest.raises(SettingsError, match="daemons' own"):
         agents.add(spec("fleetpulse/main"), NOW)

@@ -18,7 +18,8 @@ from sqlalchemy import update
 
 from fleetpulse.commands.status import collect
 from fleetpulse.settings import Settings
-from reports.catalogue import CATALOGUE, UnknownReport
+from reports.catalogue import CATALOGUE
+from reports.definition import UnknownReport
 from reports.render import to_csv, to_json
 from reports.run import run
 from storage.model import Loss, MetricKey, Outcome, Transition, Window, to_us

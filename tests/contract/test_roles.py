@@ -235,8 +235,13 @@ ADDED = {
     *("agents", "agent_schedules", "collector_sessions", "hosts", "losses", "metrics", "reasons", "status_events"),
     *("health_checks", "agent_metrics", "system_metrics", "marks"),
     *("ingest_batches", "ingest_batch_days", "ingest_rejections", "quarantine"),
+    *("agent_capabilities", "agent_heartbeats", "workflows", "tasks", "subtasks", "task_dependencies"),
+    *("task_assignments", "messages", "workflow_events", "task_events", "message_events"),
 }
-CHANGED = {"agents", "agent_schedules", "collector_sessions"}
+CHANGED = {
+    *("agents", "agent_schedules", "collector_sessions", "agent_capabilities", "agent_heartbeats"),
+    *("workflows", "tasks", "subtasks", "task_assignments", "messages"),
+}
 
 
 @pytest.mark.parametrize("role", ["writer", "reader"])
@@ -274,7 +279,12 @@ def test_each_verb_on_each_table(place: Place, role: str) -> None:
     if role == "reader":
         assert allowed == {"INSERT": set(), "UPDATE": set(), "DELETE": set(), "TRUNCATE": set()}
     else:
-        assert allowed == {"INSERT": ADDED, "UPDATE": CHANGED, "DELETE": {"agent_schedules"}, "TRUNCATE": set()}
+        assert allowed == {
+            "INSERT": ADDED,
+            "UPDATE": CHANGED,
+            "DELETE": {"agent_schedules", "agent_capabilities"},
+            "TRUNCATE": set(),
+        }
 
 
 def test_reader_changes_nothing_by_mistake(place: Place) -> None:

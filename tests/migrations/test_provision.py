@@ -81,6 +81,7 @@ def test_version_of_postgresql_is_brought_up_to_date(number: int, store: Store, 
     old = open_store(empty_database_url)
     try:
         before = old.timeseries_version()
+        schema.upgrade(old.engine)
         with pytest.raises(SchemaMismatch, match=rf"version {number}"):
             old.check_schema()
         old.provision()

@@ -39,6 +39,19 @@ from storage.open import open_store
 from storage.sqlstate import translated
 from storage.store import Capability, Store
 from storage.transactions import writing
+from storage.work_models import (
+    AgentCapability,
+    AgentHeartbeat,
+    Message,
+    MessageEvent,
+    SubTask,
+    Task,
+    TaskAssignment,
+    TaskDependency,
+    TaskEvent,
+    Workflow,
+    WorkflowEvent,
+)
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 #: What a revision may import: itself must not change when the project does.
@@ -188,9 +201,33 @@ def populate(engine: Engine) -> None:
                 ),
             ]
         )
+        populate_work(session, agent)
     with engine.connect() as connection:
         for table in Base.metadata.sorted_tables:
             assert connection.execute(select(table).limit(1)).first() is not None, f"{table.name} has no row"
+
+
+def populate_work(session: Session, agent: Agent) -> None:
+    """Put a row into every table of agents' work."""
+    workflow = Workflow(name="w", type="t", created_at=NOW)
+    session.add(workflow)
+    session.flush()
+    first, second = (Task(workflow_id=workflow.id, type="t", name=name, created_at=NOW) for name in ("one", "two"))
+    message = Message(sender_id=agent.id, recipient_id=agent.id, type="t", payload={"a": 1}, created_at=NOW)
+    session.add_all([first, second, message])
+    session.flush()
+    session.add_all(
+        [
+            AgentCapability(agent_id=agent.id, name="t", added_at=NOW),
+            AgentHeartbeat(agent_id=agent.id, at=NOW),
+            SubTask(task_id=first.id, position=1, name="s", created_at=NOW),
+            TaskDependency(task_id=second.id, depends_on=first.id),
+            TaskAssignment(task_id=first.id, agent_id=agent.id, attempt=1, started_at=NOW),
+            TaskEvent(task_id=first.id, ts=NOW, to_state="pending"),
+            MessageEvent(message_id=message.id, ts=NOW, to_state="pending"),
+            WorkflowEvent(workflow_id=workflow.id, ts=NOW, to_state="pending"),
+        ]
+    )
 
 
 def test_head_equals_the_models(engine: Engine) -> None:

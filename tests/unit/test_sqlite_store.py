@@ -210,7 +210,7 @@ def test_schema_of_newer_code_and_other_engines_is_refused(store: SqliteStore) -
     store.provision()
     store.check_schema()
     tamper(store, "UPDATE provision_version SET version = 99")
-    with pytest.raises(SchemaMismatch, match="time series are at version 99, code knows up to 1: install the newer"):
+    with pytest.raises(SchemaMismatch, match="time series are at version 99, code knows up to 2: install the newer"):
         store.check_schema()
     with pytest.raises(SchemaMismatch, match="install the newer fleetpulse"):
         store.provision()
@@ -227,7 +227,7 @@ def test_drop_leaves_the_relational_half(store: SqliteStore) -> None:
 
     assert left - {"alembic_version", "sqlite_sequence"} == set(Base.metadata.tables)
     assert store.query("SELECT name FROM agents").rows == [("a",)]
-    assert store.timeseries_version() == (0, 1)
+    assert store.timeseries_version() == (0, 2)
     with pytest.raises(SchemaMismatch, match='time series are not provisioned, code needs version 1: run "fleetpulse'):
         store.check_schema()
     with pytest.raises(TransientStorageError, match="has no time series"):

@@ -6,7 +6,7 @@
 -- the Unix epoch, from from_ts (inclusive) to to_ts (exclusive; NULL for an open row).
 -- In whole microseconds, as they are stored: no rounding moves a slot across a bound. The double that holds an epoch is
 -- exact to a quarter of one, and five times as fast as the numeric.
-CREATE FUNCTION slots_between(
+CREATE OR REPLACE FUNCTION slots_between(
     window_start timestamptz, window_end timestamptz,
     from_ts timestamptz, to_ts timestamptz, interval_s float8, offset_s float8
 ) RETURNS bigint
@@ -21,7 +21,7 @@ RETURN greatest(
 
 -- lost_between --
 -- The slots of one loss that were due in a window: n slots, evenly from from_due to to_due, both included.
-CREATE FUNCTION lost_between(
+CREATE OR REPLACE FUNCTION lost_between(
     window_start timestamptz, window_end timestamptz, from_due timestamptz, to_due timestamptz, n bigint
 ) RETURNS bigint
 LANGUAGE sql STABLE PARALLEL SAFE
@@ -40,20 +40,22 @@ END::bigint
 -- is live, slots that it has not handed over yet are on their way; once it is gone, they are unobserved. A database has
 -- one collector: a session that was killed ends for all to see with the start of the next one.
 -- A live collector writes its vitals several times a minute.
-CREATE VIEW observation AS
+CREATE OR REPLACE VIEW observation AS
 SELECT count(s.id) > 0 AS live,
        coalesce(least(max(coalesce(s.observed_to, s.started_at)), now()), now()) AS observed_to
 FROM collector_sessions AS s
 WHERE s.ended_at IS NULL
   AND s.last_seen_at > now() - INTERVAL '1 minute'
-  AND s.id = (SELECT n.id FROM collector_sessions AS n ORDER BY n.last_seen_at DESC, n.id DESC LIMIT 1)
+  AND s.id = (
+      SELECT n.id FROM collector_sessions AS n WHERE n.is_collector ORDER BY n.last_seen_at DESC, n.id DESC LIMIT 1
+  )
 
 -- fleet_health --
 -- How each agent is now; retired ones are left out. Stale means that nobody has looked for more than three intervals
 -- and ten seconds although somebody should have: the status is what was known then.
 -- last_due, last_outcome and last_latency_ms are NULL when the last check lies further back than five minutes or
 -- three intervals and ten seconds, whichever is longer: a week of checks is not searched for them.
-CREATE VIEW fleet_health AS
+CREATE OR REPLACE VIEW fleet_health AS
 WITH recent AS (
     -- Up to 90 s of interval, five minutes hold three intervals and ten seconds. A constant bound lets the planner
     -- see how few rows there are; slower agents are looked up one by one.
@@ -107,7 +109,7 @@ WHERE a.state <> 'retired'
 -- paused is the larger of two witnesses, slots in paused schedule time and checks that ended as paused, because the
 -- collector learns of a pause a moment later than the schedule. unobserved is what is left of expected: skipped, lost,
 -- or the collector was down; it says nothing about the agent.
-CREATE VIEW {view} AS
+CREATE OR REPLACE VIEW {view} AS
 SELECT t.bucket,
        t.agent_id,
        t.agent,
@@ -202,7 +204,7 @@ FROM (
 -- incidents --
 -- The times in which an agent was down: from the check that took it down to the one that brought it up again, or to
 -- its pause or retirement. Changes from one way of being down to another do not end an incident.
-CREATE VIEW incidents AS
+CREATE OR REPLACE VIEW incidents AS
 SELECT a.id AS agent_id,
        a.name AS agent,
        a.type,
@@ -259,7 +261,7 @@ JOIN agents AS a ON a.id = i.agent_id
 
 -- system_load --
 -- How busy each host was in each minute, or in each hour: means over the bucket, of file systems the fullest one.
-CREATE VIEW {view} AS
+CREATE OR REPLACE VIEW {view} AS
 SELECT s.bucket,
        h.id AS host_id,
        h.name AS host,

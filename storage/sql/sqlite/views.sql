@@ -21,7 +21,9 @@ SELECT count(s.id) > 0 AS live,
 FROM clock AS k
 LEFT JOIN collector_sessions AS s ON s.ended_at IS NULL
     AND s.last_seen_at > k.now_us - 60000000
-    AND s.id = (SELECT n.id FROM collector_sessions AS n ORDER BY n.last_seen_at DESC, n.id DESC LIMIT 1)
+    AND s.id = (
+        SELECT n.id FROM collector_sessions AS n WHERE n.is_collector ORDER BY n.last_seen_at DESC, n.id DESC LIMIT 1
+    )
 
 -- fleet_health --
 -- How each agent is now; retired ones are left out. Stale means that nobody has looked for more than three intervals

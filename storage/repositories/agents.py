@@ -7,37 +7,29 @@ transaction: those rows are the denominator of every uptime.
 
 from __future__ import annotations
 
-import difflib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TypeVar
 
-from sqlalchemy import Engine, Text, cast, delete, func, insert, select, true, update
+from sqlalchemy import Text, cast, delete, func, insert, select, true, update
 from sqlalchemy.orm import Session
 
-from storage.errors import PermanentStorageError, SettingsError, StorageError, TransientStorageError
+from storage.errors import DuplicateName, SettingsError, StorageError
 from storage.model import AgentSpec
 from storage.models import Agent, AgentSchedule
+from storage.repositories.base import Repository, unknown
 from storage.slots import slot_offset_s
 from storage.specs import RESERVED_PREFIX, validate_spec
 from storage.sqlstate import translated
-from storage.transactions import writing
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 #: What makes an agent's description, beside its name and state.
 _SPEC_COLUMNS = (
     "type", "probe", "endpoint", "labels", "interval_s", "timeout_s", "rise", "fall", "credential", "options", "source",
 )  # fmt: skip
 
-#: Two that register the same name at once (23505), or lock rows in opposite order (40P01), or change what the other has
-#: read (40001): the loser does it again and finds what the winner did.
-_RACES = ("23505", "40P01", "40001")
-_TRIES = 5
 #: Ids that are listed in a statement; above, it reads the whole (small) table.
 _MAX_LISTED = 1_000
 
@@ -72,12 +64,8 @@ class SyncResult:
     unchanged: tuple[str, ...] = ()
 
 
-class AgentRepository:
-    """The agents of one database. Methods are transactions of their own, and raise errors of storage alone."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._writing = writing(engine)
+class AgentRepository(Repository):
+    """The agents of one database."""
 
     # ---------------------------------------------------------------- reading
 
@@ -196,7 +184,8 @@ class AgentRepository:
         Register an agent of source ``api``; a retired one of that name comes back with its id.
 
         Raises:
-            SettingsError: The description is invalid, or the name is taken.
+            SettingsError: The description is invalid.
+            DuplicateName: The name is taken.
             TransientStorageError: The database could not be reached.
         """
         spec = replace(spec, source="api")
@@ -210,8 +199,8 @@ class AgentRepository:
                 [agent] = _insert(session, [spec], now)
             elif agent.state != "retired":
                 where = "settings file" if agent.source == "file" else "database"
-                raise SettingsError(
-                    f'agent "{spec.name}" is there already, from the {where}: retire it first or choose another name'
+                raise DuplicateName(
+                    "agent", spec.name, f"it comes from the {where}: retire it first or choose another name"
                 )
             else:
                 _apply(agent, spec)
@@ -275,20 +264,6 @@ class AgentRepository:
 
         return self._write(f"setting an agent {state}", work)
 
-    def _read(self, doing: str, work: Callable[[Session], T]) -> T:
-        with translated(doing), Session(self._engine) as session:
-            return work(session)
-
-    def _write(self, doing: str, work: Callable[[Session], T]) -> T:
-        for left in reversed(range(_TRIES)):
-            try:
-                with translated(doing), Session(self._writing, expire_on_commit=False) as session, session.begin():
-                    return work(session)
-            except (PermanentStorageError, TransientStorageError) as exc:
-                if not left or exc.sqlstate not in _RACES:
-                    raise
-        raise AssertionError("BUG: the last try neither returned nor raised")
-
 
 def _record(agent: Agent) -> AgentRecord:
     return AgentRecord(
@@ -339,10 +314,8 @@ def _one(session: Session, name: str, *, lock: bool = False) -> Agent:
     found = session.scalars(statement.with_for_update() if lock else statement).one_or_none()
     if found is not None:
         return found
-    names = session.scalars(select(Agent.name).where(Agent.state != "retired")).all()
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}" if near else 'see "fleetpulse agents list"'
-    raise StorageError(f'there is no agent "{name}": {hint}')
+    names = session.scalars(select(Agent.name).where(Agent.state != "retired"))
+    raise unknown("agent", name, names, otherwise='see "fleetpulse agents list"')
 
 
 def _refuse_other_source(agent: Agent, spec: AgentSpec) -> None:

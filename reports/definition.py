@@ -1,0 +1,93 @@
+"""
+What a report is: its columns, what it may be asked for, and how it sees time.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+
+from storage.errors import FleetpulseError
+
+
+class UnknownReport(FleetpulseError):
+    """A report, or a filter or an option of a report, is asked for that there is not."""
+
+
+class Span(Enum):
+    """What a report needs to know about time."""
+
+    #: It says how things are now.
+    NOW = "now"
+    #: It takes any window as it is.
+    EXACT = "exact"
+    #: Its window is widened to whole minutes, below the 1m horizon to whole hours.
+    MINUTES = "minutes"
+    #: It has one row per minute of a short window, or per hour of a long one.
+    SERIES = "series"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column of a report."""
+
+    name: str
+    #: ``ms``, ``s``, ``%``, ``1`` (a plain number), ``ratio`` (0 to 1), ``slots``, ``n`` (a count), ``By`` (bytes), ``utc``
+    #: (a moment) or empty.
+    unit: str = ""
+    #: Yes or no.
+    flag: bool = False
+    #: Left out of a table that is too wide for its terminal; the last one goes first.
+    spare: bool = False
+
+    @property
+    def python_type(self) -> type | None:
+        """Return the Python type that an engine may have to be told of, ``None`` where each knows it."""
+        if self.unit == "utc":
+            return datetime
+        return bool if self.flag else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """A number that a report may be asked with, a parameter of its statement."""
+
+    name: str
+    #: What it is in one line, with its unit.
+    description: str
+    default: float
+    #: Least and greatest value that make sense.
+    low: float
+    high: float
+    #: A whole number.
+    whole: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Definition:
+    """A report."""
+
+    name: str
+    #: One line for people.
+    description: str
+    span: Span
+    #: Names of the filters that it takes, each a parameter of its statement, NULL where it was not given.
+    filters: tuple[str, ...]
+    columns: tuple[Column, ...]
+    options: tuple[Option, ...] = ()
+    #: Filters that it cannot do without.
+    required: tuple[str, ...] = ()
+
+
+def columns(*described: str) -> tuple[Column, ...]:
+    """Return columns from ``name``, ``name:unit``, ``name?`` for flags, and ``~`` in front of those that can be spared."""
+    parts = ((each.strip("~?").partition(":"), each.endswith("?"), each.startswith("~")) for each in described)
+    return tuple(Column(name=name, unit=unit, flag=flag, spare=spare) for (name, _, unit), flag, spare in parts)
+
+
+def suggestion(name: str, known: list[str]) -> str:
+    """Return the end of a message about *name*: the nearest of *known*, or all of them when none is near."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f'did you mean "{near[0]}"' if near else f"expected {', '.join(known) or 'nothing'}"

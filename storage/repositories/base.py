@@ -1,0 +1,111 @@
+"""
+What every repository does in the same way: transactions of its own, tried again where two were in each other's way.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar, overload
+
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
+
+from storage.errors import InputError, PermanentStorageError, TransientStorageError, UnknownName
+from storage.sqlstate import translated
+from storage.transactions import writing
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+#: Two that make the same name at once (23505), or lock rows in opposite order (40P01), or change what the other has
+#: read (40001): the loser does it again and finds what the winner did.
+_RACES = ("23505", "40P01", "40001")
+_TRIES = 5
+
+#: Of a page that was not asked for by size.
+PAGE_SIZE = 100
+#: Rows that one answer may have: what a client can hold without thinking.
+MAX_PAGE_SIZE = 10_000
+
+
+class Repository:
+    """
+    Rows of one kind in one database. Methods are transactions of their own, and raise errors of storage alone.
+
+    Safe to be used by several threads at once: each call takes a connection of the pool.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._writing = writing(engine)
+
+    def _read(self, doing: str, work: Callable[[Session], T]) -> T:
+        with translated(doing), Session(self._engine, expire_on_commit=False) as session:
+            return work(session)
+
+    def _write(self, doing: str, work: Callable[[Session], T]) -> T:
+        for left in reversed(range(_TRIES)):
+            try:
+                with translated(doing), Session(self._writing, expire_on_commit=False) as session, session.begin():
+                    return work(session)
+            except (PermanentStorageError, TransientStorageError) as exc:
+                if not left or exc.sqlstate not in _RACES:
+                    raise
+        raise AssertionError("BUG: the last try neither returned nor raised")
+
+
+class Page(Sequence[Item]):
+    """
+    Some rows of an answer, and where the next ones begin.
+
+    Attributes:
+        after: What to hand over as ``after`` for the next page; ``None`` where this is the last one.
+    """
+
+    def __init__(self, items: Sequence[Item], after: int | None) -> None:
+        self._items = tuple(items)
+        self.after = after
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, place: int) -> Item: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Item]: ...
+
+    def __getitem__(self, place: int | slice) -> Item | Sequence[Item]:
+        return self._items[place]
+
+    def __repr__(self) -> str:
+        return f"Page({list(self._items)!r}, after={self.after!r})"
+
+
+def page_of(rows: Sequence[Item], limit: int, key: Callable[[Item], int]) -> Page[Item]:
+    """
+    Return the page that *rows* are: asked for with one more than *limit*, so that it is known whether there are more.
+
+    Args:
+        key: What the rows are ordered by, and what ``after`` is compared with.
+    """
+    shown = rows[:limit]
+    return Page(shown, key(shown[-1]) if len(rows) > limit else None)
+
+
+def check_limit(limit: int) -> None:
+    """
+    Insist that *limit* is the size of a page.
+
+    Raises:
+        InputError: It is not.
+    """
+    if not 1 <= limit <= MAX_PAGE_SIZE:
+        raise InputError(f"limit is {limit}, expected 1 to {MAX_PAGE_SIZE}: ask for the next page with after")
+
+
+def unknown(kind: str, name: str, known: Iterable[str], *, otherwise: str) -> UnknownName:
+    """Return the error about *name*, which is none of *known*: it names those that are called alike, or *otherwise*."""
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return UnknownName(kind, name, f"did you mean {' or '.join(near)}" if near else otherwise)
