@@ -228,7 +228,7 @@ def test_drop_leaves_the_relational_half(store: SqliteStore) -> None:
     assert left - {"alembic_version", "sqlite_sequence"} == set(Base.metadata.tables)
     assert store.query("SELECT name FROM agents").rows == [("a",)]
     assert store.timeseries_version() == (0, 2)
-    with pytest.raises(SchemaMismatch, match='time series are not provisioned, code needs version 1: run "fleetpulse'):
+    with pytest.raises(SchemaMismatch, match='time series are not provisioned, code needs version 2: run "fleetpulse'):
         store.check_schema()
     with pytest.raises(TransientStorageError, match="has no time series"):
         store.server_identity()
