@@ -1,5 +1,5 @@
 """
-How long each tier is kept.
+How long each tier is kept, and finished work.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LEDGER_MARGIN = timedelta(days=2)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetentionPolicy:
     """
-    How long each tier is kept; ``None`` is for ever.
+    How long each tier, and finished work, is kept; ``None`` is for ever.
 
     Raises:
         SettingsError: A finer tier would outlive a coarser one, or the ledger would forget what raw still holds.
@@ -30,6 +30,10 @@ class RetentionPolicy:
     d1: timedelta | None = None
     #: Must outlive raw rows, so that ``verify`` can count them, and the spool, so that a replay is recognised.
     ledger: timedelta = timedelta(days=14)
+    #: Finished workflows and tasks, from their end on.
+    work: timedelta | None = None
+    #: Messages, from when they were sent.
+    messages: timedelta | None = None
 
     def keep(self, tier: Tier) -> timedelta | None:
         """Return how long *tier* is kept."""

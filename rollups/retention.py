@@ -5,19 +5,22 @@ For each table and tier the horizon is moved first (*close*: from then on no wri
 marked below it is computed (*settle*), the tiers above are compared with what is about to go (*prove*), and only then
 partitions are dropped. A step that does not get its lock, or whose proof fails, leaves everything as it is and is
 tried again by the next run.
+
+Finished work of agents (workflows, tasks, messages) goes by its age, where the policy says so.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
 
 from rollups.policy import RetentionPolicy
 from storage.errors import NotSettled, TransientStorageError
 from storage.model import MAX_DATED_AHEAD, ROLLUPS, Table, Tier, Window
+from storage.repositories.past import PastWork, PastWorkRepository
 from storage.store import Horizon, Mismatch, Partition, Store
 
 log = logging.getLogger(__name__)
@@ -79,11 +82,16 @@ class RetentionResult:
     purged: int
     #: Why it did not forget all that it could, one line for people; empty where it did.
     unpurged: str = ""
+    #: Finished work that was forgotten, and why not all of it.
+    work: PastWork = field(default_factory=PastWork)
+    unfinished: str = ""
 
     @property
     def ok(self) -> bool:
         """Tell whether everything was done."""
-        return not self.unpurged and all(result.verdict is Verdict.DONE for result in self.steps)
+        return (
+            not self.unpurged and not self.unfinished and all(result.verdict is Verdict.DONE for result in self.steps)
+        )
 
 
 def plan(store: Store, policy: RetentionPolicy, now: datetime) -> list[Step]:
@@ -114,7 +122,44 @@ def apply(store: Store, policy: RetentionPolicy, now: datetime) -> RetentionResu
         results.append(_apply_step(store, step))
         _log(results[-1])
     purged, unpurged = _purge(store, policy, now)
-    return RetentionResult(steps=tuple(results), purged=purged, unpurged=unpurged)
+    work, unfinished = _forget_work(store, policy, now)
+    return RetentionResult(steps=tuple(results), purged=purged, unpurged=unpurged, work=work, unfinished=unfinished)
+
+
+def past_work(store: Store, policy: RetentionPolicy, now: datetime) -> PastWork:
+    """Return the finished work that retention would forget at *now*: nothing is changed."""
+    return PastWorkRepository(store.engine).count(*_cuts(policy, now))
+
+
+def _forget_work(store: Store, policy: RetentionPolicy, now: datetime) -> tuple[PastWork, str]:
+    """Forget finished work; return how much, and why not more."""
+    repository, gone = PastWorkRepository(store.engine), PastWork()
+    while True:
+        try:
+            part = repository.purge(*_cuts(policy, now))
+        except TransientStorageError as exc:
+            log.warning("retention: work: busy (%s)", exc, extra={"event": "retention", "verdict": Verdict.BUSY.value})
+            return gone, str(exc)
+        if not part.rows:
+            break
+        gone += part
+    if gone.rows:
+        log.info(
+            "retention: forgot %d workflows, %d tasks, %d messages",
+            gone.workflows,
+            gone.tasks,
+            gone.messages,
+            extra={"event": "retention", "verdict": Verdict.DONE.value},
+        )
+    return gone, ""
+
+
+def _cuts(policy: RetentionPolicy, now: datetime) -> tuple[datetime | None, datetime | None]:
+    """Return before when work has to have ended, and messages to have been sent, to be forgotten."""
+    return (
+        None if policy.work is None else now - policy.work,
+        None if policy.messages is None else now - policy.messages,
+    )
 
 
 def _purge(store: Store, policy: RetentionPolicy, now: datetime) -> tuple[int, str]:

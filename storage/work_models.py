@@ -211,6 +211,7 @@ class Message(Base):
         Index(None, "recipient_id", "id"),
         Index(None, "sender_id", "id"),
         Index(None, "workflow_id", "id"),
+        Index(None, "task_id"),
         Index(None, "created_at"),
         NEVER_AGAIN,
     )

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 import typer
@@ -16,7 +17,9 @@ from fleetpulse.database import opened
 from rollups.maintenance import insist_owner
 from rollups.retention import RetentionResult, Step, Verdict
 from rollups.retention import apply as apply_plan
+from rollups.retention import past_work
 from rollups.retention import plan as make_plan
+from storage.repositories.past import PastWork
 
 app = typer.Typer(no_args_is_help=True, help="Show and drop what is older than it has to be kept.")
 
@@ -30,9 +33,11 @@ def plan(
     """
     settings = settings_of(config, database_url, home)
     with opened(settings) as store:
-        steps = make_plan(store, settings.retention_policy(), datetime.now(UTC))
+        now = datetime.now(UTC)
+        steps = make_plan(store, settings.retention_policy(), now)
+        work = past_work(store, settings.retention_policy(), now)
     if form is TextFormat.JSON:
-        write_json([_document(step) for step in steps])
+        write_json({"partitions": [_document(step) for step in steps], "work": asdict(work)})
     else:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
         for heading in ("table", "tier", "closed and dropped below"):
@@ -51,8 +56,8 @@ def plan(
             show(table)
     count = sum(len(step.partitions) for step in steps)
     note(
-        f"{count} partitions, {size(sum(step.size_bytes for step in steps))} would go"
-        + (': "fleetpulse retention apply" drops them' if count else "")
+        f"{count} partitions, {size(sum(step.size_bytes for step in steps))}, {_words(work)} would go"
+        + (': "fleetpulse retention apply" drops them' if count or work.rows else "")
     )
 
 
@@ -82,6 +87,14 @@ def tell(result: RetentionResult) -> None:
     note(f"the ledger forgot {result.purged} batches")
     if result.unpurged:
         complain(f"ledger: {Verdict.BUSY.value}: {result.unpurged}")
+    if result.work.rows:
+        note(f"forgot {_words(result.work)}")
+    if result.unfinished:
+        complain(f"work: {Verdict.BUSY.value}: {result.unfinished}")
+
+
+def _words(work: PastWork) -> str:
+    return f"{work.workflows} workflows, {work.tasks} tasks, {work.messages} messages"
 
 
 def size(size_bytes: float) -> str:

@@ -162,6 +162,7 @@ def upgrade() -> None:
     op.create_index(op.f("messages_created_at_idx"), "messages", ["created_at"], unique=False)
     op.create_index(op.f("messages_recipient_id_id_idx"), "messages", ["recipient_id", "id"], unique=False)
     op.create_index(op.f("messages_sender_id_id_idx"), "messages", ["sender_id", "id"], unique=False)
+    op.create_index(op.f("messages_task_id_idx"), "messages", ["task_id"], unique=False)
     op.create_index(op.f("messages_workflow_id_id_idx"), "messages", ["workflow_id", "id"], unique=False)
     op.create_table(
         "subtasks",

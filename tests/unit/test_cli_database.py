@@ -315,8 +315,9 @@ def test_retention_plans_and_drops(terminal: Terminal, direct: Store) -> None:
     applied = terminal("retention", "apply")
     left = direct.query("SELECT count(*) FROM agent_metrics").rows
 
-    dropped = [part["name"] for step in plan.json for part in step["partitions"]]
+    dropped = [part["name"] for step in plan.json["partitions"] for part in step["partitions"]]
     assert f"agent_metrics_{old:%Y%m%d}" in dropped
+    assert plan.json["work"] == {"workflows": 0, "tasks": 0, "messages": 0}
     assert (held, left) == ([(3,)], [(0,)])
     assert applied.code == 0
     assert "agent_metrics raw below " in applied.err
