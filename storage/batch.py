@@ -287,6 +287,7 @@ def encode(batch: Batch) -> bytes:
             "pid": batch.session.pid,
             "version": batch.session.version,
             "started_at": to_us(batch.session.started_at),
+            "is_collector": batch.session.is_collector,
         },
         "agents": batch.agents,
         "hosts": batch.hosts,
@@ -344,6 +345,8 @@ def decode(data: bytes) -> Batch:
                 pid=session["pid"],
                 version=session["version"],
                 started_at=from_us(session["started_at"]),
+                # Rows of spools that are older than this field are a collector's.
+                is_collector=session.get("is_collector", True),
             ),
             agents=tuple(header["agents"]),
             hosts=tuple(header["hosts"]),

@@ -240,16 +240,18 @@ class Loss:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
-    """One run of a collector."""
+    """One run of a collector, or of a client that writes what it saw itself."""
 
-    #: Random identity, chosen by the collector; the database maps it to a small integer.
+    #: Random identity, chosen by whoever runs; the database maps it to a small integer.
     uuid: str
-    #: Configured collector name; its vitals are those of agent ``fleetpulse/<name>``.
+    #: Configured collector name, whose vitals are those of agent ``fleetpulse/<name>``; or what the client calls itself.
     name: str
     host: str
     pid: int
     version: str
     started_at: datetime
+    #: A client's session says nothing of whether anybody polls.
+    is_collector: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,9 +262,9 @@ class AgentSpec:
     name: str
     #: Free text that groups agents: ``worker``, ``llm``, ``service``.
     type: str = "agent"
-    #: ``http``, ``tcp``, ``process``, ``command`` or ``host``; see ``collector/probes``.
+    #: ``http``, ``tcp``, ``process``, ``command``, ``heartbeat`` or ``host``; see ``collector/probes``.
     probe: str = "http"
-    #: What the probe is pointed at: a URL, ``host:port``, a process pattern, a command line.
+    #: What the probe is pointed at: a URL, ``host:port``, a process pattern, a command line; nothing for the last two.
     endpoint: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     #: Seconds between polls.

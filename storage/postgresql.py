@@ -25,6 +25,7 @@ from storage.pg.provision import (
     make_functions,
     make_ledger,
     make_views,
+    make_views_and_record,
     provision,
     statement,
     version,
@@ -41,7 +42,7 @@ class PostgresqlSeries:
     """Time series on PostgreSQL 15 or later, whether TimescaleDB is there or not."""
 
     name = "postgresql"
-    capabilities = frozenset({Capability.EXACT_VIEWS, Capability.COPY, Capability.SEVERAL_WRITERS})
+    capabilities = frozenset({Capability.EXACT_VIEWS, Capability.COPY, Capability.SEVERAL_WRITERS, Capability.ARROW})
     sink = LeafCopy()
     grace = timedelta(seconds=10)
 
@@ -144,7 +145,7 @@ def _second(connection: psycopg.Connection) -> None:
 
 
 #: Step number n turns version n - 1 into version n.
-STEPS: Steps = {1: _first, 2: _second, 3: make_views}
+STEPS: Steps = {1: _first, 2: _second, 3: make_views_and_record}
 
 
 def _raw(connection: psycopg.Connection, table: Table) -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import datetime, timedelta
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from sqlalchemy import Engine
@@ -25,11 +25,24 @@ from storage.lite.claim import Claim
 from storage.lite.connection import borrow, make_engine, parse_url, read_transaction, write_transaction
 from storage.lite.ids import Ids, plain_uuid
 from storage.model import Session, Table, Tier, Window, from_us, to_us
-from storage.store import Capability, Horizon, LedgerDay, Mismatch, Partition, RefreshResult, Rows, Store
+from storage.store import (
+    ArrowSource,
+    Capability,
+    Horizon,
+    LedgerDay,
+    Mismatch,
+    Partition,
+    RefreshResult,
+    Rows,
+    Snapshot,
+    Store,
+)
 
 #: SQLSTATEs of a deadline that is over, and of a turn to write that did not come in time.
 QUERY_CANCELED = "57014"
 LOCK_NOT_AVAILABLE = "55P03"
+#: Rows of one block of a snapshot: a few megabytes at the most.
+BLOCK_ROWS = 10_000
 #: A little more than the longest interval at which SQLite looks whether it may write.
 PAUSE_S = 0.11
 
@@ -105,6 +118,10 @@ class SqliteStore:
                 f"database {self._path} cannot be read: {(exc.strerror or str(exc)).lower()}: put the file back",
                 sqlstate="58P01",
             ) from exc
+
+    def now(self) -> datetime:
+        # Whoever uses the file is on this machine.
+        return datetime.now(UTC)
 
     # ---------------------------------------------------------------- schema
 
@@ -306,6 +323,29 @@ class SqliteStore:
                 for row in rows
             ]
         return Rows(columns=columns, rows=rows)
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        with read_transaction(self._engine, "reading", deadlines.EXPORT) as connection:
+            yield _Rows(connection)
+
+    def arrow_source(self) -> ArrowSource:
+        self.require(Capability.ARROW)
+        raise AssertionError("BUG: nothing of Arrow's reads SQLite")
+
+
+class _Rows:
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def read(self, sql: str, parameters: Mapping[str, object] | None = None) -> Iterator[Rows]:
+        bound = {name: _bound(name, value) for name, value in (parameters or {}).items()}
+        with closing(self._connection.execute(sql, bound)) as cursor:
+            columns = tuple(column[0] for column in cursor.description or ())
+            first = True
+            while (rows := cursor.fetchmany(BLOCK_ROWS)) or first:
+                yield Rows(columns=columns, rows=rows)
+                first = False
 
 
 def _bound(name: str, value: object) -> object:

@@ -8,7 +8,8 @@ a connection of its own from the engine, except ``write``, which keeps one. Meth
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from enum import Enum
@@ -31,6 +32,8 @@ class Capability(Enum):
     SEVERAL_WRITERS = "several writers at once"
     #: Old rows are kept by column.
     COLUMNSTORE = "columnstore"
+    #: Arrow's own driver can read the server.
+    ARROW = "columns by Arrow's driver"
     #: The server refreshes and compresses by jobs of its own, whether a daemon runs or not.
     SERVER_JOBS = "background jobs of the server"
 
@@ -109,6 +112,31 @@ class Rows:
     rows: Sequence[tuple[object, ...]]
 
 
+class Snapshot(Protocol):
+    """One moment of a database, that of the first statement, for as many as it takes; nothing can be written in it."""
+
+    def read(self, sql: str, parameters: Mapping[str, object] | None = None) -> Iterator[Rows]:
+        """
+        Run a statement with ``:name`` parameters and yield its rows in blocks, at least one, which may be empty.
+
+        However long the answer is, memory holds one block. Values are as the engine keeps them: what it has no type
+        for comes as the number or the text that stands for it.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArrowSource:
+    """How Arrow's own driver reads a server as ``Store.snapshot`` does: one moment, in UTC, under the same deadline."""
+
+    #: Address for libpq, password included.
+    uri: str = field(repr=False)
+    #: Statements that begin the snapshot on a new connection in autocommit.
+    begin: tuple[str, ...]
+    #: Puts parameters into a statement as literals: the driver cannot bind what it reads by COPY.
+    render: Callable[[str, Mapping[str, object]], str] = field(repr=False)
+
+
 class Store(Protocol):
     """A database that holds the relational tables, the time series and their rollups."""
 
@@ -159,6 +187,14 @@ class Store(Protocol):
         Return what names this database's history: cluster, timeline and database.
 
         It changes with a failover, a restore or a move; commits seen under another identity may be gone.
+        """
+        ...
+
+    def now(self) -> datetime:
+        """
+        Return what time it is for everybody who uses this database: by the server's clock, where there is a server.
+
+        A round trip; ``storage.clock`` has one that costs nothing.
         """
         ...
 
@@ -328,5 +364,23 @@ class Store(Protocol):
             parameters: By name; moments are aware.
             types: Columns of the answer whose values are to be ``datetime`` (aware UTC) or ``bool``. An engine that has
                 no such type stores numbers and needs to be told; the others know.
+        """
+        ...
+
+    def snapshot(self) -> AbstractContextManager[Snapshot]:
+        """
+        Lend one moment of the database, on a connection of its own: for exports, which read more than fits into memory.
+
+        Raises:
+            TransientStorageError: The database could not answer, or the export took longer than ``deadlines.EXPORT``.
+        """
+        ...
+
+    def arrow_source(self) -> ArrowSource:
+        """
+        Return how Arrow's own driver reads this database.
+
+        Raises:
+            CapabilityMissing: There is no ``Capability.ARROW``: use ``snapshot``.
         """
         ...

@@ -33,6 +33,7 @@ from storage.pg.provision import (
     make_functions,
     make_ledger,
     make_views,
+    make_views_and_record,
     provision,
     version,
 )
@@ -58,7 +59,9 @@ CHUNK: Mapping[Tier, timedelta] = {
     Tier.D1: timedelta(days=360),
 }
 
-_CAPABILITIES = frozenset({Capability.COPY, Capability.SEVERAL_WRITERS, Capability.COLUMNSTORE, Capability.SERVER_JOBS})
+_CAPABILITIES = frozenset(
+    {Capability.COPY, Capability.SEVERAL_WRITERS, Capability.COLUMNSTORE, Capability.SERVER_JOBS, Capability.ARROW}
+)
 _PROVISION = "sql/timescaledb/provision.sql"
 _JOBS = "sql/timescaledb/jobs.sql"
 
@@ -300,7 +303,7 @@ def _first(connection: psycopg.Connection) -> None:
 
 
 #: Step number n turns version n - 1 into version n.
-STEPS: Steps = {1: _first, 2: make_views}
+STEPS: Steps = {1: _first, 2: make_views_and_record}
 
 
 def _raw(connection: psycopg.Connection, table: Table) -> None:

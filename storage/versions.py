@@ -1,8 +1,10 @@
 """
-The version of the time-series half against the one that this code needs: one rule and one set of words for every engine.
+Which release this is, and whether the time-series half suits it: one rule and one set of words for every engine.
 """
 
 from __future__ import annotations
+
+from importlib import metadata
 
 from storage.errors import SchemaMismatch
 
@@ -27,3 +29,11 @@ def insist_version(found: int, needed: int, *, upgrading: bool) -> None:
             found=str(found),
             needed=str(needed),
         )
+
+
+def release() -> str:
+    """Return the release that is installed."""
+    try:
+        return metadata.version("fleetpulse")
+    except metadata.PackageNotFoundError:
+        return "unknown"

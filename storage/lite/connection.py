@@ -14,6 +14,7 @@ commits, and they for it. SQLite bounds it at 1 GiB.
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import stat
@@ -128,7 +129,14 @@ def make_engine(url: str) -> Engine:
 
 
 def _pooled(url: URL, connect: Callable[[], sqlite3.Connection]) -> Engine:
-    engine = create_engine(url, creator=connect, poolclass=QueuePool, pool_size=POOL_SIZE, max_overflow=POOL_OVERFLOW)
+    engine = create_engine(
+        url,
+        creator=connect,
+        poolclass=QueuePool,
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_OVERFLOW,
+        json_serializer=_json,
+    )
 
     @event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _record: object) -> None:
@@ -161,6 +169,11 @@ def _pooled(url: URL, connect: Callable[[], sqlite3.Connection]) -> Engine:
             context.is_disconnect = True
 
     return engine
+
+
+def _json(value: object) -> str:
+    """Return *value* as PostgreSQL would write it: a view counts its bytes."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _floor(value: float | None) -> int | None:

@@ -15,10 +15,12 @@ import math
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Context, Decimal
-from functools import cache, wraps
+from functools import cache, lru_cache, wraps
 from types import MappingProxyType
 from typing import Any, NoReturn, ParamSpec, TypeVar
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,7 +51,8 @@ def register(connection: sqlite3.Connection) -> None:
     """
     Make the functions known on *connection*; done once for each new one.
 
-    Scalars: ``slots_between``, ``lost_between``, ``latency_bin``, ``latency_quantile``. Aggregates:
+    Scalars: ``slots_between``, ``lost_between``, ``seconds_between``, ``local_day``, ``latency_bin``,
+    ``latency_quantile``. Aggregates:
     ``latency_bins_of(ms)``, ``latency_bins_merge(bins)``, ``percentile_cont(value, q)``, ``percentile_disc(value, q)``.
     """
     for name, (arguments, function) in _SCALARS.items():
@@ -162,6 +165,53 @@ def lost_between(window_start: object, window_end: object, from_due: object, to_
     before_end = min(slots, max(0, -((1 - 2 * (end - first)) * gaps // span)))
     before_start = min(slots, max(0, -((1 - 2 * (start - first)) * gaps // span)))
     return before_end - before_start
+
+
+# ---------------------------------------------------------------- time
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_DAY = _EPOCH.toordinal()
+#: Of one zone's answers, so many are kept: thirty days of minutes, which each series of a report asks for again.
+_DAYS_KEPT = 43_200
+
+
+def seconds_between(from_ts: object, to_ts: object) -> float | None:
+    """Return the seconds from one moment to another, exact to the microsecond; NULL for any NULL."""
+    if from_ts is None or to_ts is None:
+        return None
+    name, unit = "seconds_between", "microseconds since the Unix epoch"
+    return (_whole(name, "to_ts", to_ts, unit) - _whole(name, "from_ts", from_ts, unit)) / 1e6
+
+
+def local_day(ts: object, zone: object) -> int | None:
+    """
+    Return the day of the calendar, as people of a time zone have it: days since 1 January 1970; NULL for any NULL.
+
+    Args:
+        zone: A name of the IANA: ``Europe/Berlin``.
+    """
+    if ts is None or zone is None:
+        return None
+    if not isinstance(zone, str):
+        _refuse("local_day", "zone", zone, "the name of a time zone")
+    return _local_day(_whole("local_day", "ts", ts, "microseconds since the Unix epoch"), zone)
+
+
+@lru_cache(maxsize=_DAYS_KEPT)
+def _local_day(ts: int, zone: str) -> int:
+    try:
+        return (_EPOCH + timedelta(microseconds=ts)).astimezone(_zone(zone)).toordinal() - _FIRST_DAY
+    except OverflowError:
+        _refuse("local_day", "ts", ts, "microseconds since the Unix epoch, in the years 1 to 9999")
+
+
+@cache
+def _zone(name: str) -> tzinfo:
+    try:
+        return UTC if name == "UTC" else ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        # Not known, not a name, or the name of a folder of them.
+        _refuse("local_day", "zone", name, "the name of a time zone")
 
 
 # ---------------------------------------------------------------- latencies
@@ -363,6 +413,8 @@ _SCALARS: Mapping[str, tuple[int, Callable[..., float | None]]] = MappingProxyTy
     {
         "slots_between": (6, slots_between),
         "lost_between": (5, lost_between),
+        "seconds_between": (2, seconds_between),
+        "local_day": (2, local_day),
         "latency_bin": (1, latency_bin),
         "latency_quantile": (3, latency_quantile),
     }

@@ -104,8 +104,8 @@ class Ids(KnownIds):
             self._sessions,
             [session.uuid],
             "SELECT id FROM collector_sessions WHERE uuid = ?",
-            "INSERT INTO collector_sessions (uuid, name, host, pid, version, started_at, last_seen_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO collector_sessions (uuid, name, host, pid, version, started_at, last_seen_at, is_collector)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             lambda uuid: (
                 plain_uuid(uuid),
                 session.name,
@@ -114,6 +114,7 @@ class Ids(KnownIds):
                 session.version,
                 to_us(session.started_at),
                 now_us if self.is_live(session) else to_us(session.started_at),
+                session.is_collector,
             ),
             key=plain_uuid,
         )

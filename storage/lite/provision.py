@@ -80,8 +80,8 @@ def _first(connection: sqlite3.Connection) -> None:
     _make_views(connection)
 
 
-def _second(connection: sqlite3.Connection) -> None:
-    """Sessions of clients say nothing of whether anybody polls; views of the time series and of agents' work."""
+def _renew_views(connection: sqlite3.Connection) -> None:
+    """Tell sessions of clients from those of collectors; make views of the time series and of agents' work."""
     _drop_views(connection)
     _make_views(connection)
 
@@ -133,7 +133,7 @@ def _materialised(connection: sqlite3.Connection, table: Table, tier: Tier) -> N
 
 
 #: Step number n turns version n - 1 into version n.
-STEPS: Mapping[int, Callable[[sqlite3.Connection], None]] = MappingProxyType({1: _first, 2: _second})
+STEPS: Mapping[int, Callable[[sqlite3.Connection], None]] = MappingProxyType({1: _first, 2: _renew_views})
 VERSION = max(STEPS)
 
 
@@ -165,7 +165,8 @@ def provision(connection: sqlite3.Connection) -> None:
     for step in range(found + 1, VERSION + 1):
         STEPS[step](connection)
     connection.execute(
-        "INSERT INTO provision_version (version, engine, identity) VALUES (?, ?, ?)"
+        # The default of a rowid is the next free one, whatever the table says.
+        "INSERT INTO provision_version (only_row, version, engine, identity) VALUES (1, ?, ?, ?)"
         " ON CONFLICT (only_row) DO UPDATE SET version = excluded.version",
         (VERSION, ENGINE, str(uuid4())),
     )

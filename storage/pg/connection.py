@@ -109,7 +109,7 @@ def make_engine(url: URL) -> Engine:
         pool_size=POOL_SIZE,
         max_overflow=POOL_OVERFLOW,
         pool_pre_ping=True,
-        connect_args=_connect_arguments(),
+        connect_args=connect_arguments(),
     )
 
     @event.listens_for(engine, "connect")
@@ -127,7 +127,8 @@ def make_engine(url: URL) -> Engine:
     return engine
 
 
-def _connect_arguments() -> dict[str, object]:
+def connect_arguments() -> dict[str, object]:
+    """Return what every connection asks of libpq, unless its address asks for something else."""
     return {
         "connect_timeout": deadlines.CONNECT_S,
         "application_name": "fleetpulse",
@@ -165,7 +166,7 @@ def connect(url: URL) -> psycopg.Connection:
     Raises:
         TransientStorageError: The server cannot be reached or refuses the log-in.
     """
-    options = {**_connect_arguments(), **url.translate_connect_args(username="user", database="dbname"), **url.query}
+    options = {**connect_arguments(), **url.translate_connect_args(username="user", database="dbname"), **url.query}
     try:
         connection: psycopg.Connection = psycopg.connect("", autocommit=True, **options)
     except psycopg.Error as exc:

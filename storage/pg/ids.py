@@ -132,8 +132,8 @@ class Ids(KnownIds):
         if known is not None:
             return known
         connection.execute(
-            "INSERT INTO collector_sessions (uuid, name, host, pid, version, started_at, last_seen_at)"
-            " VALUES (%s, %s, %s, %s, %s, %s, coalesce(%s, now())) ON CONFLICT (uuid) DO NOTHING",
+            "INSERT INTO collector_sessions (uuid, name, host, pid, version, started_at, last_seen_at, is_collector)"
+            " VALUES (%s, %s, %s, %s, %s, %s, coalesce(%s, now()), %s) ON CONFLICT (uuid) DO NOTHING",
             (
                 session.uuid,
                 session.name,
@@ -142,6 +142,7 @@ class Ids(KnownIds):
                 session.version,
                 session.started_at,
                 None if self.is_live(session) else session.started_at,
+                session.is_collector,
             ),
         )
         row = connection.execute("SELECT id FROM collector_sessions WHERE uuid = %s", (session.uuid,)).fetchone()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import psycopg
 from psycopg import sql
 
 from storage.layout import TABLE_CODE, TIER_CODE, parent, rollup_columns
@@ -24,6 +25,14 @@ REFRESH_LOCK = 0x666C7002
 PARTITION_LOCK = 0x666C7003
 #: Held by the one collector of the database.
 COLLECTOR_LOCK = 0x666C7004
+
+
+def current_schema(connection: psycopg.Connection) -> str:
+    """Return the schema that *connection* makes things in."""
+    row = connection.execute("SELECT current_schema()").fetchone()
+    if row is None or row[0] is None:
+        raise AssertionError("BUG: a connection without a schema")
+    return str(row[0])
 
 
 def interval(step: timedelta) -> sql.Composable:

@@ -18,7 +18,7 @@ from psycopg import sql
 
 from storage.layout import TABLE_CODE, TIER_CODE, Slice, parent, slice_from_name, slices
 from storage.model import Table, Tier, Window
-from storage.pg.layout import PARTITION_LOCK
+from storage.pg.layout import PARTITION_LOCK, current_schema
 from storage.queries import load
 from storage.store import Partition
 
@@ -38,13 +38,11 @@ def partition_lock(connection: psycopg.Connection) -> Iterator[None]:
 
 def make_function(connection: psycopg.Connection) -> None:
     """Make, or make anew, the function that makes partitions; nobody but its owner may call it until that is granted."""
-    row = connection.execute("SELECT current_schema()").fetchone()
-    if row is None or row[0] is None:
-        raise AssertionError("BUG: a connection without a schema")
-    function = sql.Identifier(row[0], "make_partition")
+    schema = current_schema(connection)
+    function = sql.Identifier(schema, "make_partition")
     connection.execute(
         sql.SQL(load("storage", "sql/postgresql/partitions.sql")["make_partition"]).format(
-            function=function, schema=sql.Literal(row[0]), lock=sql.Literal(PARTITION_LOCK)
+            function=function, schema=sql.Literal(schema), lock=sql.Literal(PARTITION_LOCK)
         )
     )
     connection.execute(sql.SQL("REVOKE EXECUTE ON FUNCTION {} FROM PUBLIC").format(function))

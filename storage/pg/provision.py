@@ -16,7 +16,8 @@ from psycopg import sql
 from storage.errors import SchemaMismatch
 from storage.layout import TIER_CODE
 from storage.model import Table, Tier
-from storage.pg.layout import interval
+from storage.pg import record
+from storage.pg.layout import current_schema, interval
 from storage.pg.partitions import partition_lock
 from storage.queries import load
 from storage.versions import insist_version
@@ -32,7 +33,7 @@ _FUNCTIONS = (
 )
 #: Views of people and reports, in the order in which they are made; functions that they share come first.
 _VIEWS = "sql/postgresql/views.sql"
-_VIEW_FUNCTIONS = ("slots_between", "lost_between")
+_VIEW_FUNCTIONS = ("slots_between", "lost_between", "seconds_between", "local_day")
 _PUBLIC_VIEWS = ("observation", "fleet_health", "incidents")
 #: Public view to the tier that it counts checks in, and PostgreSQL's name of a bucket.
 _AVAILABILITY_VIEWS = {"availability": (Tier.H1, "hour"), "availability_1d": (Tier.D1, "day")}
@@ -84,10 +85,8 @@ def make_functions(connection: psycopg.Connection) -> None:
 
 def make_bins_add(connection: psycopg.Connection) -> None:
     """Make, or make anew, the state transition that adds up latency bins."""
-    row = connection.execute("SELECT current_schema()").fetchone()
-    if row is None or row[0] is None:
-        raise AssertionError("BUG: a connection without a schema")
-    connection.execute(statement("latency_bins_add", pack=sql.Identifier(row[0], "latency_bins_pack")))
+    pack = sql.Identifier(current_schema(connection), "latency_bins_pack")
+    connection.execute(statement("latency_bins_add", pack=pack))
 
 
 def make_views(connection: psycopg.Connection) -> None:
@@ -194,8 +193,18 @@ def drop_views(connection: psycopg.Connection) -> None:
         connection.execute(sql.SQL("DROP FUNCTION IF EXISTS {}").format(sql.Identifier(name)))
 
 
+def make_views_and_record(connection: psycopg.Connection) -> None:
+    """
+    Tell sessions of clients from those of collectors; make views of the time series and of agents' work; have clients
+    write batches.
+    """
+    make_views(connection)
+    record.make_function(connection)
+
+
 def drop_rest(connection: psycopg.Connection) -> None:
     """Drop ledger, marks and functions, after everything that uses them."""
+    connection.execute("DROP FUNCTION IF EXISTS record_batch(uuid, bigint, jsonb)")
     connection.execute(
         "DROP TABLE IF EXISTS marks, horizons, ingest_batches, ingest_batch_days, ingest_rejections, quarantine,"
         " provision_version"

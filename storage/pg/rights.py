@@ -15,6 +15,7 @@ from types import MappingProxyType
 from storage.layout import parent, slice_from_name
 from storage.model import ROLLUPS, Table, Tier
 from storage.pg import provision
+from storage.pg.record import RECORD_BATCH
 from storage.schema import VERSION_TABLE
 
 _ADD = frozenset({"INSERT"})
@@ -60,9 +61,9 @@ WRITER: Mapping[str, frozenset[str]] = MappingProxyType(
 #: Public views.
 VIEWS = provision.VIEWS | {table.relation(tier) for table in Table for tier in ROLLUPS}
 
-#: What makes partitions for a role that may not: the one function that not everybody may call.
-MAKE_PARTITION = "make_partition"
-ROUTINES = provision.ROUTINES | {MAKE_PARTITION}
+#: What does with the owner's rights what a role may not, makes partitions, writes a batch: not everybody may call it.
+WRITER_ROUTINES = frozenset({"make_partition", RECORD_BATCH})
+ROUTINES = provision.ROUTINES | WRITER_ROUTINES
 
 #: What sessions of the reader start with: a question that was forgotten ends, and none changes anything by mistake.
 READER_SETTINGS: Mapping[str, str] = MappingProxyType(

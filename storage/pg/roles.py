@@ -21,7 +21,7 @@ from storage.errors import CapabilityMissing, StorageError
 from storage.pg import scram
 from storage.pg.connection import borrow
 from storage.pg.partitions import partition_lock
-from storage.pg.rights import MAKE_PARTITION, READER_SETTINGS, ROUTINES, VIEWS, Names, is_ours, may
+from storage.pg.rights import READER_SETTINGS, ROUTINES, VIEWS, WRITER_ROUTINES, Names, is_ours, may
 from storage.queries import load
 
 #: Grantee of what everybody may.
@@ -256,7 +256,7 @@ class _Plan:
                 for role, privileges in may(names, row.name).items():
                     wanted |= {_Grant("relation", row.name, role, privilege) for privilege in privileges}
         for row in self._routines:
-            if row.name == MAKE_PARTITION:
+            if row.name in WRITER_ROUTINES:
                 wanted.add(_Grant("routine", row.signature, names.writer, "EXECUTE"))
         # What the next upgrade makes can be read at once.
         wanted |= {_Grant("default", names.owner, name, "SELECT") for name in (names.writer, names.reader)}
@@ -269,7 +269,7 @@ class _Plan:
         if grant.kind in ("database", "schema") and grant.grantee == PUBLIC:
             return grant.privilege in ("CREATE", "TEMPORARY") and not self._wanted.keep_public
         if grant.kind == "routine" and grant.grantee == PUBLIC:
-            return any(row.signature == grant.name and row.name == MAKE_PARTITION for row in self._routines)
+            return any(row.signature == grant.name and row.name in WRITER_ROUTINES for row in self._routines)
         return True
 
     def _grant(self, text: str, grants: Sequence[_Grant]) -> Change:

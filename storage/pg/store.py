@@ -9,7 +9,7 @@ while its database is away.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -26,8 +26,20 @@ from storage.pg.connection import SESSION, borrow, connect, insist_direct, make_
 from storage.pg.ids import Ids
 from storage.pg.provision import provisioned_for
 from storage.pg.series import Series, Server
+from storage.pg.snapshot import arrow_source, snapshot
 from storage.sqlstate import is_permanent, translate
-from storage.store import Capability, Horizon, LedgerDay, Mismatch, Partition, RefreshResult, Rows, Store
+from storage.store import (
+    ArrowSource,
+    Capability,
+    Horizon,
+    LedgerDay,
+    Mismatch,
+    Partition,
+    RefreshResult,
+    Rows,
+    Snapshot,
+    Store,
+)
 
 #: SQLSTATE of a statement that exceeded its deadline.
 QUERY_CANCELED = "57014"
@@ -115,6 +127,14 @@ class PgStore:
         if row is None:
             raise AssertionError("BUG: a server without an identity")
         return "/".join(map(str, row))
+
+    def now(self) -> datetime:
+        with borrow(self._engine, "reading the server's clock", deadlines.READ) as connection:
+            row = connection.execute("SELECT clock_timestamp()").fetchone()
+        if row is None:
+            raise AssertionError("BUG: a server without a clock")
+        found: datetime = row[0]
+        return found
 
     # ---------------------------------------------------------------- schema
 
@@ -284,6 +304,13 @@ class PgStore:
                 return Rows(columns=tuple(answer.keys()), rows=[tuple(row) for row in answer])
         except SQLAlchemyError as exc:
             raise translate(exc, "query") from exc
+
+    def snapshot(self) -> AbstractContextManager[Snapshot]:
+        return snapshot(self._engine)
+
+    def arrow_source(self) -> ArrowSource:
+        self.require(Capability.ARROW)
+        return arrow_source(self._url)
 
 
 def _server(connection: psycopg.Connection) -> Server:

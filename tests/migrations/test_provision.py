@@ -5,7 +5,10 @@ The time-series half as earlier versions made it: brought up to date with everyt
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -23,6 +26,7 @@ from storage.store import Capability, Store
 from storage.timescaledb import STEPS as TIMESCALEDB
 from tests.batches import NOON, Spool
 from tests.contract.test_retention import POLICY
+from tests.servers import Servers
 
 #: One file for each version that an engine has had: a populated database.
 PROVISIONED = Path(__file__).parent / "provisioned"
@@ -59,10 +63,62 @@ ORDER BY 1, 2, 3
 """
 
 
+#: What TimescaleDB does on its own, beside what its relations are.
+JOBS = """
+SELECT h.table_name::text, j.proc_name::text, j.schedule_interval::text,
+       (j.config - 'mat_hypertable_id' - 'hypertable_id')::text
+FROM timescaledb_information.jobs AS j
+JOIN _timescaledb_catalog.hypertable AS h
+    ON h.id = coalesce((j.config ->> 'mat_hypertable_id')::int, (j.config ->> 'hypertable_id')::int)
+ORDER BY 1, 2
+"""
+SQLITE_CATALOG = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name"
+
+
 def restore(url: str, file: Path) -> None:
-    """Fill an empty database with what *file* holds."""
+    """Fill an empty database with what *file* holds; a blank line ends what is executed at once."""
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(file.read_text(encoding="utf-8").encode())
+        for part in file.read_text(encoding="utf-8").split("\n\n"):
+            connection.execute(part.encode())
+
+
+@contextmanager
+def new_store(url: str) -> Iterator[Store]:
+    """Return a store on a database that is closed in the end."""
+    found = open_store(url)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def bring_up_to_date(old: Store, number: int, newest: int) -> None:
+    """Take *old* from version *number* to *newest*, as ``fleetpulse db upgrade`` does."""
+    before = old.timeseries_version()
+    schema.upgrade(old.engine)
+    with pytest.raises(SchemaMismatch, match=rf"version {number}"):
+        old.check_schema()
+    old.provision()
+    old.provision()
+    old.check_schema()
+
+    assert before == (number, newest)
+    assert schema.check(old.engine) == []
+    assert old.query("SELECT count(*) FROM marks").rows == [(4,)]
+
+
+def insist_on_going_on(old: Store) -> None:
+    """What was there is rolled up right, and what comes then is."""
+    refresh_all(old, LATER)
+    rows = old.query("SELECT bucket, n, sum FROM agent_metrics_1h", types={"bucket": datetime}).rows
+    proof = verify(old, LATER)
+    written = old.write(Spool().batch(samples=[("a", "m", NOON + timedelta(days=70), 1.0)]))
+    refresh_all(old, LATER + timedelta(days=40))
+
+    assert rows == [(NOON, 4, pytest.approx(9.3))]
+    assert proof.holds
+    assert written.accepted == 1
+    assert verify(old, LATER + timedelta(days=40)).holds
 
 
 def test_every_earlier_version_has_its_database() -> None:
@@ -78,33 +134,52 @@ def test_every_earlier_version_has_its_database() -> None:
 def test_version_of_postgresql_is_brought_up_to_date(number: int, store: Store, empty_database_url: str) -> None:
     """From each version the database becomes what a new one is; rows, rollups and marks are kept, and it goes on."""
     restore(empty_database_url, PROVISIONED / f"postgresql-{number}.sql")
-    old = open_store(empty_database_url)
-    try:
-        before = old.timeseries_version()
-        schema.upgrade(old.engine)
-        with pytest.raises(SchemaMismatch, match=rf"version {number}"):
-            old.check_schema()
-        old.provision()
-        old.provision()
-        old.check_schema()
-        marked = old.query("SELECT count(*) FROM marks").rows
+    with new_store(empty_database_url) as old:
+        bring_up_to_date(old, number, max(POSTGRESQL))
         rows = old.query("SELECT bucket, n, sum FROM agent_metrics_1h").rows
         proof = verify(old, LATER)
         after = old.query(CATALOG).rows
-        differences = schema.check(old.engine)
-        written = old.write(Spool().batch(samples=[("a", "m", NOON + timedelta(days=70), 1.0)]))
-        refresh_all(old, LATER + timedelta(days=40))
-        held = verify(old, LATER + timedelta(days=40)).holds
+        insist_on_going_on(old)
         parts = [part.name for step in plan(old, POLICY, LATER) for part in step.partitions]
-    finally:
-        old.close()
 
-    assert before == (number, max(POSTGRESQL))
     assert after == store.query(CATALOG).rows
-    assert differences == []
-    assert marked == [(4,)]
     assert rows == [(NOON, 4, pytest.approx(9.3))]
     assert proof.holds
-    assert written.accepted == 1
-    assert held
     assert any(re.match(r"agent_metrics_2\d+", part) for part in parts)
+
+
+@pytest.mark.needs(Capability.COLUMNSTORE)
+@pytest.mark.parametrize("number", range(1, max(TIMESCALEDB)))
+def test_version_of_timescaledb_is_brought_up_to_date(number: int, database_servers: Servers, engine_name: str) -> None:
+    """The same there, the server's own jobs included; the late row shows with the refresh of its bucket."""
+    with database_servers.database(engine_name) as url, new_store(url) as new:
+        expected = new.query(CATALOG).rows, new.query(JOBS).rows
+    with database_servers.database(engine_name, empty=True) as url:
+        restore(url, PROVISIONED / f"timescaledb-{number}.sql")
+        with new_store(url) as old:
+            bring_up_to_date(old, number, max(TIMESCALEDB))
+            rows = old.query("SELECT bucket, n, sum FROM agent_metrics_1h").rows
+            after = old.query(CATALOG).rows, old.query(JOBS).rows
+            insist_on_going_on(old)
+
+    assert after == expected
+    assert rows == [(NOON, 3, pytest.approx(0.3))]
+
+
+@pytest.mark.parametrize("number", range(1, max(sqlite.STEPS)))
+def test_version_of_sqlite_is_brought_up_to_date(number: int, tmp_path: Path) -> None:
+    """The same there."""
+    with closing(sqlite3.connect(tmp_path / "old.db")) as connection:
+        connection.executescript((PROVISIONED / f"sqlite-{number}.sql").read_text(encoding="utf-8"))
+    with new_store(f"sqlite:///{tmp_path / 'new.db'}") as new:
+        schema.upgrade(new.engine)
+        new.provision()
+        expected = new.query(SQLITE_CATALOG).rows
+    with new_store(f"sqlite:///{tmp_path / 'old.db'}") as old:
+        bring_up_to_date(old, number, max(sqlite.STEPS))
+        rows = old.query("SELECT bucket, n, sum FROM agent_metrics_1h", types={"bucket": datetime}).rows
+        after = old.query(SQLITE_CATALOG).rows
+        insist_on_going_on(old)
+
+    assert after == expected
+    assert rows == [(NOON, 4, pytest.approx(9.3))]

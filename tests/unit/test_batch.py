@@ -4,6 +4,7 @@ Batches: checked, encoded, and recognised when they are damaged.
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import fields, replace
 from datetime import timedelta
 
@@ -57,6 +58,17 @@ def test_decode_gives_back_what_encode_took(metrics: list[MetricKey], names: lis
     )
 
     assert same(decode(encode(batch)), batch)
+
+
+def test_session_of_a_client_stays_one() -> None:
+    """It comes back as it went; a batch of a spool that knew no clients is a collector's."""
+    data = encode(replace(Spool().batch(), session=replace(SESSION, is_collector=False)))
+    body = data[12:].replace(b',"is_collector":false', b"")
+    size = int.from_bytes(data[4:8], "little") - (len(data) - 12 - len(body))
+    old = data[:4] + size.to_bytes(4, "little") + zlib.crc32(body).to_bytes(4, "little") + body
+
+    assert not decode(data).session.is_collector
+    assert decode(old).session == SESSION
 
 
 @pytest.mark.parametrize("place", [0, 5, 9, 20, -1])

@@ -19,6 +19,18 @@ RETURN greatest(
         - round(offset_s * 1e6)::bigint + round(interval_s * 1e6)::bigint - 1) / round(interval_s * 1e6)::bigint
 )
 
+-- seconds_between --
+-- Seconds from one moment to another, exact to the microsecond.
+CREATE OR REPLACE FUNCTION seconds_between(from_ts timestamptz, to_ts timestamptz) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN date_part('epoch', to_ts - from_ts)
+
+-- local_day --
+-- The day of the calendar, as people of a time zone have it: days since 1 January 1970.
+CREATE OR REPLACE FUNCTION local_day(ts timestamptz, zone text) RETURNS int
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN (ts AT TIME ZONE zone)::date - DATE '1970-01-01'
+
 -- lost_between --
 -- The slots of one loss that were due in a window: n slots, evenly from from_due to to_due, both included.
 CREATE OR REPLACE FUNCTION lost_between(
