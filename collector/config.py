@@ -67,6 +67,27 @@ class SpoolConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProgressRules:
+    """What an agent has to do besides answering; ``None`` is off."""
+
+    #: A counter of this name has to increase …
+    counter: str | None = None
+    #: … at least once in so many seconds.
+    counter_within_s: float = 0.0
+    #: A task may run for so many times the p95 of completed runs of its type …
+    task_p95_factor: float | None = None
+    #: … and for so many seconds in any case.
+    task_min_s: float = 0.0
+    #: Seconds that the last heartbeat may be old.
+    heartbeat_within_s: float | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Tell whether every rule is off."""
+        return self.counter is None and self.task_p95_factor is None and self.heartbeat_within_s is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CollectorConfig:
     """Everything that one daemon needs but its store."""
 
@@ -79,13 +100,15 @@ class CollectorConfig:
     credentials: Mapping[str, Credential] = field(default_factory=dict)
     limits: Limits = field(default_factory=Limits)
     spool: SpoolConfig = field(default_factory=SpoolConfig)
+    #: By type of agents; ``*`` is for types that are not named.
+    progress: Mapping[str, ProgressRules] = field(default_factory=dict)
     #: Seconds between flushes of the buffer to the spool: half of the second after which an answer must survive a kill.
     flush_interval_s: float = 0.5
     #: Name under which this machine's own metrics are stored; empty for none.
     host: str = ""
     #: Seconds between collections of host metrics, and of the collector's own.
     host_interval_s: float = 15.0
-    #: Seconds between reads of the agent list in the database.
+    #: Seconds between reads of what the database knows of agents: which there are, their heartbeats and running tasks.
     sync_interval_s: float = 10.0
     #: Seconds between refreshes of the rollups.
     refresh_interval_s: float = 15.0

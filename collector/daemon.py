@@ -36,6 +36,8 @@ from collector.http_server import HttpServer, Page, render_health, render_metric
 from collector.poll import PolledAgent, Poller
 from collector.probes.build import build_probe
 from collector.probes.host import HostProbe
+from collector.progress import Progress
+from collector.progress_reader import ProgressReader
 from collector.registry import CACHE_KEY, INTERNAL, Registry, encode_specs, load_counters, load_specs, merge
 from collector.schedule import Schedule
 from collector.snapshot import TROUBLES, Rate, Snapshot, Trouble, slots_by_label
@@ -43,12 +45,11 @@ from collector.spool import Spool
 from collector.status import StatusMachine
 from collector.tally import Tally
 from collector.timeline import ClockStep, Timeline
+from collector.upkeep import Upkeep
 from collector.vitals import Vitals, VitalsProbe
 from collector.writer import Writer
-from rollups import refresh, retention
-from rollups.audit import Audit
 from rollups.policy import RetentionPolicy
-from storage.model import AgentSpec, Outcome, Session, Window, from_us
+from storage.model import AgentSpec, Outcome, Session, from_us
 from storage.repositories import AgentRepository
 from storage.specs import RESERVED_PREFIX
 from storage.store import Store
@@ -77,7 +78,9 @@ REPORT_S = 60.0
 RETENTION_S = 600.0
 PARTITIONS_S = 600.0
 FIRST_S = 5.0
-AHEAD = timedelta(days=2)
+#: Seconds until heartbeats and tasks are read first: long enough to connect to a database that is near, and no longer,
+#: because the slots of agents that are judged by heartbeats are skipped until then.
+PROGRESS_FIRST_S = 1.0
 #: Status of an agent that nobody has to look after.
 _UNTROUBLED = frozenset({Outcome.HEALTHY.label, Outcome.PAUSED.label})
 
@@ -149,17 +152,11 @@ class Daemon:
         timeline: Timeline | None = None,
     ) -> None:
         self._config = config
-        self._policy = policy
-        self._audit = Audit()
         self._on_snapshot = on_snapshot
         self._loop = asyncio.get_running_loop()
         self._timeline = timeline or Timeline()
         self._started_us = self._timeline.now_us()
         self._ended = asyncio.Event()
-        #: Written by the refresh job, read by snapshots.
-        self._refreshed_us = 0
-        #: Whether the log says so; of two jobs that find it out at once both may.
-        self._left_to_owner = False
         # Guards the list that the database gave last: the writer's thread and the sync job bring one.
         self._handing_over = threading.Lock()
         self._specs: list[AgentSpec] = []
@@ -178,12 +175,12 @@ class Daemon:
         self.tally = Tally()
         self._spool = Spool(config.home, config.spool, self._timeline.now_us)
         try:
-            self._build(open_store)
+            self._build(open_store, policy)
         except BaseException:
             self._spool.close()
             raise
 
-    def _build(self, open_store: Callable[[], Store]) -> None:
+    def _build(self, open_store: Callable[[], Store], policy: RetentionPolicy) -> None:
         config, spool, now_us = self._config, self._spool, self._timeline.now_us
         counters = load_counters(spool)
         buffer = Buffer()
@@ -209,11 +206,15 @@ class Daemon:
             observed_to_us=self._schedule.observed_to_us,
             agents=lambda: len(self._registry.agents),
         )
+        self._upkeep = Upkeep(lambda: self._writer.store, policy, now_us)
+        progress = Progress(config.progress, refresh_s=config.sync_interval_s)
+        self._progress_reader = ProgressReader(progress, lambda: self._writer.store)
         self._registry = Registry(
             self._schedule,
             self._poller,
             credentials=config.credentials,
             limits=config.limits,
+            progress=progress,
             internal=lambda: VitalsProbe(self._vitals),
             statuses=spool.statuses(),
             counters=counters,
@@ -282,10 +283,11 @@ class Daemon:
 
     def _add_jobs(self) -> None:
         config, every = self._config, self._schedule.every
-        every("refresh", config.refresh_interval_s, self._refresh)
+        every("refresh", config.refresh_interval_s, self._upkeep.refresh)
         every("sync", config.sync_interval_s, self._sync)
-        every("partitions", PARTITIONS_S, self._make_partitions, first_s=FIRST_S)
-        every("retention", RETENTION_S, self._apply_retention, first_s=2 * FIRST_S)
+        every("progress", config.sync_interval_s, self._progress_reader.read, first_s=PROGRESS_FIRST_S)
+        every("partitions", PARTITIONS_S, self._upkeep.make_partitions, first_s=FIRST_S)
+        every("retention", RETENTION_S, self._upkeep.apply_retention, first_s=2 * FIRST_S)
 
     # ---------------------------------------------------------------- end
 
@@ -370,41 +372,6 @@ class Daemon:
         return False
 
     # ---------------------------------------------------------------- jobs, on threads of their own
-
-    def _maintained(self) -> Store | None:
-        """Return the store for what only the tables' owner may do; ``None`` while it is away, or when that is not us."""
-        store = self._writer.store
-        if store is None:
-            return None
-        if store.may_maintain():
-            self._left_to_owner = False
-            return store
-        if not self._left_to_owner:
-            self._left_to_owner = True
-            log.warning(
-                'refreshes and retention are left to "fleetpulse maintain": this role may only write',
-                extra={"event": "maintenance_left"},
-            )
-        return None
-
-    def _refresh(self) -> None:
-        store = self._maintained()
-        if store is not None:
-            now_us = self._timeline.now_us()
-            if not refresh.refresh_all(store, from_us(now_us), grace=store.grace).busy:
-                self._refreshed_us = now_us
-
-    def _apply_retention(self) -> None:
-        store = self._maintained()
-        if store is not None:
-            self._audit.run(store, self._policy)
-            retention.apply(store, self._policy, from_us(self._timeline.now_us()))
-
-    def _make_partitions(self) -> None:
-        store = self._writer.store
-        if store is not None:
-            now = from_us(self._timeline.now_us())
-            store.ensure_partitions(Window(now, now + AHEAD))
 
     def _sync(self) -> None:
         store = self._writer.store
@@ -501,7 +468,7 @@ class Daemon:
             rejected=dict(self.tally.rejected),
             transitions=tuple(self.tally.transitions),
             troubled=_troubles(troubled),
-            refreshed_us=self._refreshed_us,
+            refreshed_us=self._upkeep.refreshed_us,
             listen_port=self._pages.port,
         )
 

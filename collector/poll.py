@@ -20,6 +20,7 @@ from collector.probes.reading import Probe, Reading, bounded, timed_out
 from collector.spool_content import Baseline
 from collector.status import StatusMachine
 from collector.tally import Tally
+from collector.watch import Watch
 from storage.model import AgentSpec, Loss, Outcome, Transition, from_us
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ MAX_SKIPPED = 120
 STOPPED = "collector stopped"
 
 _NO_WAIT_MS = 0.0
+_STALLED = int(Outcome.STALLED)
 
 
 class PolledAgent:
@@ -55,6 +57,7 @@ class PolledAgent:
         "reason",
         "spec",
         "task",
+        "watch",
     )
 
     def __init__(
@@ -66,6 +69,8 @@ class PolledAgent:
         self.probe = probe
         self.counters = counters
         self.machine = machine
+        #: Judges the agent's progress, ``None`` where nothing is asked of it.
+        self.watch: Watch | None = None
         #: The poll that runs, and the slot that it is for.
         self.task: asyncio.Task[None] | None = None
         self.due_us = 0
@@ -232,8 +237,12 @@ class Poller:
         if agent.host:
             self._buffer.add_system(agent.host, due_us, metrics, values)
             return
-        outcome = int(reading.outcome)
-        agent.latency_ms, agent.reason = reading.latency_ms, reading.reason
+        outcome, reason = int(reading.outcome), reading.reason
+        if agent.watch is not None:
+            stalled = agent.watch.judge(reading, metrics, values, agent.machine.status)
+            if stalled:
+                outcome, reason = _STALLED, stalled
+        agent.latency_ms, agent.reason = reading.latency_ms, reason
         self._buffer.add(
             agent.spec.name,
             due_us,
@@ -241,12 +250,12 @@ class Poller:
             late_ms,
             reading.latency_ms,
             reading.http_status,
-            reading.reason,
+            reason,
             metrics,
             values,
         )
         tally.slots[outcome] += 1
-        self._changed(agent.machine.observe(due_us, outcome, reading.reason))
+        self._changed(agent.machine.observe(due_us, outcome, reason))
 
     def _unpolled(
         self, agent: PolledAgent, due_us: int, outcome: Outcome, reason: str, late_ms: float = _NO_WAIT_MS

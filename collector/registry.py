@@ -19,9 +19,11 @@ from collector.counters import Counters
 from collector.poll import PolledAgent, Poller
 from collector.probes.build import build_probe
 from collector.probes.reading import Probe, Reading, bounded
+from collector.progress import Progress
 from collector.schedule import Schedule
 from collector.spool import Spool
 from collector.status import StatusMachine
+from collector.watch import watch_over
 from storage.errors import BatchError, SettingsError
 from storage.model import UNKNOWN, AgentSpec, Outcome
 from storage.specs import RESERVED_PREFIX
@@ -36,7 +38,7 @@ INTERNAL = "internal"
 REMOVED = "agent removed"
 
 #: What a change of makes another probe.
-_PROBED = ("probe", "endpoint", "credential", "options", "timeout_s")
+_PROBED = ("probe", "endpoint", "credential", "options", "timeout_s", "interval_s")
 
 
 _FIELDS = tuple(field.name for field in fields(AgentSpec))
@@ -87,6 +89,7 @@ class Registry:
     Keeps the polled agents in step with their descriptions; on the event loop.
 
     Args:
+        progress: What agents are held to, and what is known of them.
         internal: Builds the probe of the collector's own agent.
         statuses: Last known status by agent, so that a restart invents no transition.
         counters: Counters by agent, as the spool has them.
@@ -100,6 +103,7 @@ class Registry:
         *,
         credentials: Mapping[str, Credential],
         limits: Limits,
+        progress: Progress,
         internal: Callable[[], Probe],
         statuses: Mapping[str, str],
         counters: Mapping[str, Counters],
@@ -109,6 +113,7 @@ class Registry:
         self._poller = poller
         self._credentials = credentials
         self._limits = limits
+        self._progress = progress
         self._internal = internal
         self._statuses = dict(statuses)
         self._counters = dict(counters)
@@ -150,14 +155,16 @@ class Registry:
             spec.name, rise=spec.rise, fall=spec.fall, status=self._statuses.pop(spec.name, UNKNOWN)
         )
         counters = self._counters.pop(spec.name, None)
-        return PolledAgent(spec, self._probe(spec), Counters() if counters is None else counters, machine)
+        agent = PolledAgent(spec, self._probe(spec), Counters() if counters is None else counters, machine)
+        agent.watch = watch_over(spec, self._progress, machine.status)
+        return agent
 
     def _probe(self, spec: AgentSpec) -> Probe:
         # Nobody but the daemon can name an agent so.
         if spec.probe == INTERNAL and spec.name.startswith(RESERVED_PREFIX):
             return self._internal()
         try:
-            return build_probe(spec, credentials=self._credentials, limits=self._limits)
+            return build_probe(spec, credentials=self._credentials, limits=self._limits, progress=self._progress)
         except SettingsError as exc:
             log.error("%s", exc, extra={"event": "agent_misconfigured", "agent": spec.name})
             return MisconfiguredProbe(f"misconfigured: {exc}")
@@ -170,6 +177,8 @@ class Registry:
             self._clean(self._retire_probe(agent.task, probe))
         else:
             agent.use(spec, probe)
+        if before.type != spec.type:
+            agent.watch = watch_over(spec, self._progress, agent.machine.status)
         if before.paused and not spec.paused:
             self._poller.resume(agent)
 

@@ -27,7 +27,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from collector.config import CollectorConfig, Credential, Limits, SpoolConfig
+from collector.config import CollectorConfig, Credential, Limits, ProgressRules, SpoolConfig
 from fleetpulse.quantities import format_duration, parse_duration, parse_size
 from fleetpulse.settings_file import Place, describe, read_environment, read_file
 from rollups.policy import RetentionPolicy
@@ -144,13 +144,15 @@ class LimitSettings(_Section):
 
 
 class RetentionSettings(_Section):
-    """``[retention]``: how long each tier is kept."""
+    """``[retention]``: how long each tier is kept, and finished work."""
 
     raw: Keep = timedelta(days=7)
     m1: Keep = Field(timedelta(days=30), alias="1m")
     h1: Keep = Field(timedelta(days=400), alias="1h")
     d1: Keep = Field(None, alias="1d")
     ledger: Duration = timedelta(days=14)
+    work: Keep = None
+    messages: Keep = None
 
 
 class CredentialSettings(_Section):
@@ -172,6 +174,36 @@ class CredentialSettings(_Section):
         if self.client_key_file is not None and self.client_cert_file is None:
             raise ValueError("client_key_file is set and client_cert_file is not, expected both")
         return self
+
+
+class ProgressSettings(_Section):
+    """``[progress.TYPE]``: what agents of a type have to do besides answering; ``*`` is for types that are not named."""
+
+    counter: str | None = Field(None, min_length=1)
+    counter_within: Annotated[Duration, _at_least("1s")] | None = None
+    task_p95_factor: float | None = Field(None, ge=1, allow_inf_nan=False)
+    #: A minute, where there is a factor.
+    task_min: Duration | None = None
+    heartbeat_within: Annotated[Duration, _at_least("1s")] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ProgressSettings:
+        if (self.counter is None) != (self.counter_within is None):
+            given, missing = ("counter", "counter_within")[:: 1 if self.counter_within is None else -1]
+            raise ValueError(f"{given} is set and {missing} is not, expected both")
+        if self.task_min is not None and self.task_p95_factor is None:
+            raise ValueError("task_min is set and task_p95_factor is not, expected both")
+        return self
+
+    def rules(self) -> ProgressRules:
+        """Return the rules as the collector knows them."""
+        return ProgressRules(
+            counter=self.counter,
+            counter_within_s=(self.counter_within or timedelta(0)) / _SECOND,
+            task_p95_factor=self.task_p95_factor,
+            task_min_s=(timedelta(minutes=1) if self.task_min is None else self.task_min) / _SECOND,
+            heartbeat_within_s=None if self.heartbeat_within is None else self.heartbeat_within / _SECOND,
+        )
 
 
 class AgentSettings(_Section):
@@ -228,6 +260,8 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     retention: RetentionSettings = RetentionSettings()
     credentials: dict[str, CredentialSettings] = Field(default_factory=dict)
+    #: By type of agents.
+    progress: dict[str, ProgressSettings] = Field(default_factory=dict)
     agents: tuple[AgentSettings, ...] = ()
     _file: Path | None = PrivateAttr(None)
 
@@ -259,7 +293,15 @@ class Settings(BaseSettings):
     def retention_policy(self) -> RetentionPolicy:
         """Return how long each tier is kept."""
         keep = self.retention
-        return RetentionPolicy(raw=keep.raw, m1=keep.m1, h1=keep.h1, d1=keep.d1, ledger=keep.ledger)
+        return RetentionPolicy(
+            raw=keep.raw,
+            m1=keep.m1,
+            h1=keep.h1,
+            d1=keep.d1,
+            ledger=keep.ledger,
+            work=keep.work,
+            messages=keep.messages,
+        )
 
     def agent_specs(self) -> tuple[AgentSpec, ...]:
         """Return the agents of the settings file."""
@@ -286,6 +328,7 @@ class Settings(BaseSettings):
             spool=SpoolConfig(
                 max_bytes=self.spool.max_size, max_age=self.spool.max_age, keep_committed=self.spool.keep_committed
             ),
+            progress={name: each.rules() for name, each in self.progress.items()},
             flush_interval_s=collector.flush_interval / _SECOND,
             host=collector.host,
             host_interval_s=collector.host_interval / _SECOND,

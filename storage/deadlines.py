@@ -38,5 +38,8 @@ DDL = Deadline(statement_ms=60_000, lock_ms=2_000)
 VERIFY = Deadline(statement_ms=1_800_000, lock_ms=2_000)
 #: A report or a query of a person.
 READ = Deadline(statement_ms=120_000, lock_ms=5_000)
+#: An export, from its first row to its last: ten million take a minute, a slow disk at the other end some more. What it
+#: reads cannot be vacuumed away, or leave SQLite's log, for as long.
+EXPORT = Deadline(statement_ms=3_600_000, lock_ms=5_000)
 #: Registry and schema work.
 ADMIN = Deadline(statement_ms=60_000, lock_ms=10_000)

@@ -13,7 +13,15 @@ from storage.errors import SettingsError
 from storage.model import AgentSpec
 
 #: Kinds of probes, and whether one needs an endpoint. ``internal`` is the collector's look at itself.
-PROBES = {"http": True, "tcp": True, "process": True, "command": True, "host": False, "internal": False}
+PROBES = {
+    "http": True,
+    "tcp": True,
+    "process": True,
+    "command": True,
+    "heartbeat": False,
+    "host": False,
+    "internal": False,
+}
 
 MIN_INTERVAL_S = 1.0
 MAX_INTERVAL_S = 86_400.0
@@ -64,9 +72,14 @@ def validate_spec(spec: AgentSpec) -> None:
     _options(spec)
 
 
+def is_name(value: str, *, required: bool = True) -> bool:
+    """Tell whether *value* can name something: short, printable, and none when it is not *required*."""
+    return int(required) <= len(value) <= MAX_NAME_CHARS and _is_clean(value) and value == value.strip()
+
+
 def _text(spec: AgentSpec, key: str, value: str, *, required: bool) -> None:
     limits = f"{int(required)} to {MAX_NAME_CHARS} characters, none of them a control character, no space at its ends"
-    if not int(required) <= len(value) <= MAX_NAME_CHARS or not _is_clean(value) or value != value.strip():
+    if not is_name(value, required=required):
         raise _error(spec, key, value, limits)
 
 

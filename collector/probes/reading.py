@@ -25,7 +25,7 @@ REASON_LENGTH = 200
 class Reading:
     """The result of one poll, before status and counters are worked out."""
 
-    #: How the poll ended; ``paused`` and ``skipped`` never come from a probe.
+    #: How the poll ended; ``paused`` never comes from a probe, ``skipped`` from one that found nothing to judge by.
     outcome: Outcome
     #: Milliseconds from the start of the poll to its complete answer; NaN where there was none.
     latency_ms: float = math.nan

@@ -9,13 +9,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 
 from collector import daemon, logs
-from collector.config import CollectorConfig, SpoolConfig
+from collector.config import CollectorConfig, ProgressRules, SpoolConfig
 from rollups.policy import RetentionPolicy
 from storage.model import AgentSpec
 from storage.open import open_store
@@ -31,10 +31,19 @@ class CollectorProcess:
     Args:
         home: Folder of the spool.
         log: File that its log lines are appended to, as JSON.
+        progress: What agents are held to, by their type.
     """
 
     def __init__(
-        self, home: Path, url: str, agents: Sequence[AgentSpec], log: Path, *, name: str = "test", host: str = ""
+        self,
+        home: Path,
+        url: str,
+        agents: Sequence[AgentSpec],
+        log: Path,
+        *,
+        name: str = "test",
+        host: str = "",
+        progress: Mapping[str, ProgressRules] | None = None,
     ) -> None:
         order = {
             "home": str(home),
@@ -42,6 +51,7 @@ class CollectorProcess:
             "agents": [asdict(agent) for agent in agents],
             "name": name,
             "host": host,
+            "progress": {name: asdict(rules) for name, rules in (progress or {}).items()},
         }
         self._log = log.open("ab")
         self.log_path = log
@@ -95,6 +105,7 @@ def main() -> int:
         agents=tuple(AgentSpec(**agent) for agent in order["agents"]),
         spool=SpoolConfig(),
         host=order["host"],
+        progress={name: ProgressRules(**rules) for name, rules in order["progress"].items()},
         host_interval_s=2.0,
         sync_interval_s=0.3,
         refresh_interval_s=1.0,

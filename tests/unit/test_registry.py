@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from collector.buffer import Buffer
-from collector.config import Limits, SpoolConfig
+from collector.config import Limits, ProgressRules, SpoolConfig
 from collector.counters import Counters
 from collector.poll import PolledAgent, Poller
 from collector.probes.http import HttpProbe
 from collector.probes.reading import Reading
 from collector.probes.tcp import TcpProbe
+from collector.progress import Progress
 from collector.registry import (
     CACHE_KEY,
     MisconfiguredProbe,
@@ -56,7 +57,7 @@ class Bench:
             credentials={},
             limits=Limits(),
             internal=lambda: MisconfiguredProbe("the collector itself"),
-            **{"statuses": {}, "counters": {}, **known},  # type: ignore[arg-type]  # what the test names
+            **{"statuses": {}, "counters": {}, "progress": Progress(), **known},  # type: ignore[arg-type]  # what the test names
         )
 
 
@@ -81,6 +82,31 @@ def test_change_touches_only_what_it_concerns() -> None:
         registry.apply([replace(HTTP, endpoint="http://127.0.0.1:2/")])
         assert web.probe is not probe
         assert registry.agents == {"web": web}
+        await registry.close()
+
+    go(work())
+
+
+def test_rules_follow_the_type_and_the_limit_of_heartbeats_the_interval() -> None:
+    """An agent is watched by the rules of the type that it has now; what a probe works out of the interval is new, too."""
+
+    async def work() -> None:
+        registry = Bench(progress=Progress({"worker": ProgressRules(heartbeat_within_s=9.0)})).registry
+        beating = AgentSpec(name="beating", probe="heartbeat", interval_s=10.0)
+        registry.apply([HTTP, replace(TCP, type="worker"), beating])
+        db, pushing = registry.agents["db"], registry.agents["beating"]
+        watch, probe = db.watch, pushing.probe
+
+        def watched() -> set[str]:
+            return {name for name, agent in registry.agents.items() if agent.watch is not None}
+
+        assert watched() == {"db"}
+        registry.apply([replace(HTTP, type="worker"), replace(TCP, type="worker", rise=3), replace(beating, rise=3)])
+        assert watched() == {"web", "db"}
+        assert (db.watch, pushing.probe) == (watch, probe)
+        registry.apply([HTTP, TCP, replace(beating, interval_s=20.0)])
+        assert watched() == set()
+        assert pushing.probe is not probe
         await registry.close()
 
     go(work())

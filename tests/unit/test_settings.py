@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from collector.config import CollectorConfig
+from collector.config import CollectorConfig, ProgressRules
 from fleetpulse.settings import Settings, load_settings
 from rollups.policy import RetentionPolicy
 from storage.errors import SettingsError
@@ -53,6 +53,18 @@ raw = "3d"
 1h = "100d"
 1d = "forever"
 ledger = "6d"
+
+[progress.worker]
+counter = "tasks_done_total"
+counter_within = "10m"
+task_p95_factor = 3
+task_min = "90s"
+heartbeat_within = "45s"
+
+[progress."*"]
+task_p95_factor = 2.5
+
+[progress.free]
 
 [credentials.api]
 hosts = ["api.example.org", "*.example.org"]
@@ -134,6 +146,18 @@ def test_every_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [getattr(config.limits, name) for name in config.limits.__slots__] == [
         1024**2, 8192, 10, 20, 3, 40, 50, 0,
     ]  # fmt: skip
+    assert config.progress == {
+        "worker": ProgressRules(
+            counter="tasks_done_total",
+            counter_within_s=600.0,
+            task_p95_factor=3.0,
+            task_min_s=90.0,
+            heartbeat_within_s=45.0,
+        ),
+        "*": ProgressRules(task_p95_factor=2.5, task_min_s=60.0),
+        "free": ProgressRules(task_min_s=60.0),
+    }
+    assert [name for name, rules in config.progress.items() if rules.empty] == ["free"]
     credential = config.credentials["api"]
     assert credential.hosts == ("api.example.org", "*.example.org")
     assert credential.bearer_token_file == tmp_path / "secrets" / "token"
@@ -213,6 +237,18 @@ AGENT = "[[agents]]\nname = 'a'\nendpoint = 'http://h/'\n"
         ("[retention]\n1d = '7d'", "FILE: retention.1h is 400d, expected at most retention.1d 7d"),
         ("[retention]\nledger = '7d'", "FILE: retention.ledger is 7d, expected at least 9d"),
         ("[spool]\nmax_age = '14d'", "FILE: retention.ledger is 14d, expected more than spool.max_age 14d"),
+        ("[progress.w]\ncounter = 'n'", "FILE: progress.w: counter is set and counter_within is not, expected both"),
+        ("[progress.w]\ncounter_within = '1m'", "FILE: progress.w: counter_within is set and counter is not"),
+        ("[progress.w]\ntask_min = '1m'", "FILE: progress.w: task_min is set and task_p95_factor is not"),
+        ("[progress.w]\ntask_p95_factor = 0.5", "FILE: progress.w.task_p95_factor is 0.5, expected at least 1"),
+        ("[progress.w]\ntask_p95_factor = 'x'", 'FILE: progress.w.task_p95_factor is "x", expected a number'),
+        ("[progress.w]\ntask_p95_factor = inf", "FILE: progress.w.task_p95_factor is inf, expected a finite number"),
+        ("[progress.w]\nheartbeat_within = 5", "FILE: progress.w.heartbeat_within is 5, expected a duration with its"),
+        (
+            "[progress.w]\ncounter = 'n'\ncounter_within = '1ms'",
+            'progress.w.counter_within is "1ms", expected at least',
+        ),
+        ("[progress.w]\nheartbeat = '5s'", 'unknown key progress.w.heartbeat: did you mean "heartbeat_within"'),
         ("collector = 3", "FILE: collector is 3, expected a table"),
         ("agents = 3", "FILE: agents is 3, expected a list"),
         ("home = 3", "FILE: home is 3, expected a path"),
