@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from fleetpulse.commands import agents, db, fleet, maintain, report, retention, rollup, run, status
+from fleetpulse.commands import agents, db, export, fleet, maintain, report, retention, rollup, run, status
 from fleetpulse.console import ReaderGone, complain, write
 from reports.definition import UnknownReport
 from storage.errors import DuplicateName, FleetpulseError, InputError, SettingsError
@@ -41,6 +41,7 @@ app.add_typer(rollup.app, name="rollup")
 app.add_typer(retention.app, name="retention")
 app.command("verify")(rollup.verify)
 app.command("report")(report.report)
+app.command("export")(export.export)
 
 
 @dataclass(slots=True)

@@ -4,27 +4,32 @@ Moments and windows as people write them: ``7d`` ago, ``2026-03-01``, ``2026-03-
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
+from difflib import get_close_matches
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from fleetpulse.quantities import parse_duration
+from storage.batch import END_US
 from storage.errors import SettingsError
-from storage.model import Window
+from storage.model import EPOCH, Window, from_us
+
+_END = from_us(END_US)
 
 
-def parse_moment(text: str, now: datetime, flag: str) -> datetime:
+def parse_moment(text: str, now: datetime, flag: str, tz: tzinfo = UTC) -> datetime:
     """
     Return the moment that *text* names: a duration before *now*, ``now``, or an ISO 8601 date or time.
 
-    A time without a zone is UTC, as are all times that are shown.
+    A time without a zone is one of *tz*.
 
     Raises:
-        SettingsError: Neither; the message names *flag*.
+        SettingsError: Neither, or out of reach; the message names *flag*.
     """
     text = text.strip()
     if text == "now":
         return now
     try:
-        return now - parse_duration(text)
+        return _in_reach(now - parse_duration(text), text, flag)
     except ValueError:
         # Not a duration: a date, or nothing.
         pass
@@ -32,25 +37,61 @@ def parse_moment(text: str, now: datetime, flag: str) -> datetime:
         raise _error(text, flag) from exc
     try:
         moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+        moment = (moment if moment.tzinfo else moment.replace(tzinfo=tz)).astimezone(UTC)
     except (ValueError, OverflowError) as exc:
         raise _error(text, flag) from exc
+    return _in_reach(moment, text, flag)
 
 
-def parse_window(since: str, until: str, now: datetime) -> Window:
+def _in_reach(moment: datetime, text: str, flag: str) -> datetime:
+    if not EPOCH <= moment < _END:
+        raise SettingsError(f'{flag} is "{text}", expected a moment in the years {EPOCH:%Y} to {_END.year - 1}')
+    return moment
+
+
+def parse_window(since: str, until: str, now: datetime, tz: tzinfo = UTC) -> Window:
     """
-    Return the window from *since* to *until*, each as in ``parse_moment``.
+    Return the window from *since* to *until*, each as in ``parse_moment``; aware UTC.
 
     Raises:
         SettingsError: One is malformed, or the window is empty.
     """
-    start, end = parse_moment(since, now, "--since"), parse_moment(until, now, "--until")
+    start, end = parse_moment(since, now, "--since", tz), parse_moment(until, now, "--until", tz)
     if start >= end:
         raise SettingsError(
             f"window is empty: --since {since} is {start.isoformat()}, --until {until} is {end.isoformat()}, "
             "expected --since before --until"
         )
     return Window(start, end)
+
+
+def parse_zone(name: str) -> tzinfo:
+    """
+    Return the time zone that the IANA calls *name*.
+
+    Raises:
+        SettingsError: There is none; the message names the nearest.
+    """
+    if name.upper() == "UTC":
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
+        # Not known, not a name, or the name of a folder of them.
+        raise SettingsError(f'--tz is "{name}", {_near_zones(name)}') from exc
+
+
+def _near_zones(name: str) -> str:
+    known = sorted(available_timezones())
+    if not known:
+        return "expected UTC: this machine knows no other time zone, install tzdata"
+    # People know the city, and not always how it is written.
+    spellings = {spelling: zone for zone in known for spelling in (zone.rpartition("/")[2].lower(), zone.lower())}
+    near = get_close_matches(name.lower().replace(" ", "_"), spellings, n=5, cutoff=0.7)
+    zones = list(dict.fromkeys(spellings[spelling] for spelling in near))
+    if not zones:
+        return 'expected a name of the IANA, such as "Europe/Berlin" or "UTC"'
+    return f"did you mean {' or '.join(zones[:3])}"
 
 
 def _error(text: str, flag: str) -> SettingsError:

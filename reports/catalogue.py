@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from reports.cost_reports import COST
 from reports.definition import Definition, UnknownReport, suggestion
 from reports.health_reports import HEALTH
 from reports.work_reports import WORK
 
 #: Every report by its name, in alphabetical order.
 CATALOGUE: Mapping[str, Definition] = MappingProxyType(
-    {each.name: each for each in sorted((*HEALTH, *WORK), key=lambda each: each.name)}
+    {each.name: each for each in sorted((*HEALTH, *COST, *WORK), key=lambda each: each.name)}
 )
 
 

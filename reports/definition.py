@@ -5,11 +5,17 @@ What a report is: its columns, what it may be asked for, and how it sees time.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 
 from storage.errors import FleetpulseError
+from storage.model import Table
+from storage.store import Rows
+
+#: Runs the statement of that name in the file of a report, with the report's parameters.
+Ask = Callable[[str], Rows]
 
 
 class UnknownReport(FleetpulseError):
@@ -25,8 +31,10 @@ class Span(Enum):
     EXACT = "exact"
     #: Its window is widened to whole minutes, below the 1m horizon to whole hours.
     MINUTES = "minutes"
-    #: It has one row per minute of a short window, or per hour of a long one.
+    #: It is told by minutes for a short window, by hours for a long one.
     SERIES = "series"
+    #: Its window is widened to whole days of the reader's time zone.
+    DAYS = "days"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +42,9 @@ class Column:
     """A column of a report."""
 
     name: str
-    #: ``ms``, ``s``, ``%``, ``1`` (a plain number), ``ratio`` (0 to 1), ``slots``, ``n`` (a count), ``By`` (bytes), ``utc``
-    #: (a moment) or empty.
+    #: ``ms``, ``s``, ``%``, ``1`` (a plain number), ``ratio`` (0 to 1), ``slots``, ``n`` (a count), ``id`` (what
+    #: a row is known by), ``By`` (bytes), ``utc`` (a moment), ``date`` (a day of
+    #: the reader's time zone) or empty.
     unit: str = ""
     #: Yes or no.
     flag: bool = False
@@ -54,6 +63,7 @@ class Column:
 class Option:
     """A number that a report may be asked with, a parameter of its statement."""
 
+    #: With its unit: ``…_s`` is a duration, which people write as ``30m``.
     name: str
     #: What it is in one line, with its unit.
     description: str
@@ -63,6 +73,16 @@ class Option:
     high: float
     #: A whole number.
     whole: bool = False
+
+    @property
+    def is_duration(self) -> bool:
+        """Tell whether it is a time, in seconds."""
+        return self.name.endswith("_s")
+
+    @property
+    def word(self) -> str:
+        """Return what people call it: its name without the unit."""
+        return self.name.removesuffix("_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +99,14 @@ class Definition:
     options: tuple[Option, ...] = ()
     #: Filters that it cannot do without.
     required: tuple[str, ...] = ()
+    #: The table whose tiers say how far back it can be asked for.
+    table: Table = Table.HEALTH
+    #: How far back it looks when nobody says.
+    usual: timedelta = timedelta(hours=24)
+    #: Option that says how long the end of the window is that it looks at once more.
+    recent: str = ""
+    #: Makes the rows out of the statements of its file, where one statement cannot: ways through a graph, for instance.
+    finish: Callable[[Ask], Sequence[tuple[object, ...]]] | None = None
 
 
 def columns(*described: str) -> tuple[Column, ...]:

@@ -9,7 +9,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, tzinfo
 from types import MappingProxyType
 
 from rich import box
@@ -39,28 +39,36 @@ STATUS_LOOKS: Mapping[str, tuple[str, str]] = MappingProxyType(
 
 #: Wider than any table: what a table would take if it could.
 _UNBOUNDED = 10_000
+#: Units of what is read from the left.
+_WORDS = frozenset({"", "utc", "date"})
 _STATUS_COLUMNS = frozenset({"status", "last_outcome", "first_status", "last_status"})
 
 
 def to_csv(report: Report) -> str:
-    """Return *report* as CSV with a header line; times in UTC, NULL as an empty field."""
+    """Return *report* as CSV with a header line; moments with the offset of the report's zone, NULL as an empty field."""
     out = io.StringIO(newline="")
     # The module's default dialect is that of RFC 4180: CRLF, quotes only where they are needed.
     writer = csv.writer(out)
     writer.writerow(column.name for column in report.columns)
     for row in report.rows:
-        writer.writerow(_csv_value(value) for value in row)
+        writer.writerow(_csv_value(value, report.tz) for value in row)
     return out.getvalue()
 
 
 def to_json(report: Report) -> str:
-    """Return *report* as one JSON object: name, window, columns with units, rows as objects; NULL and NaN as null."""
+    """
+    Return *report* as one JSON object: name, time zone, window, columns with units, rows as objects.
+
+    Moments have the offset of the zone; NULL and NaN are null.
+    """
+    window, tz = report.window, report.tz
     document = {
         "report": report.name,
-        "window": None if report.window is None else {"start": iso(report.window.start), "end": iso(report.window.end)},
+        "time_zone": str(tz),
+        "window": None if window is None else {"start": iso(window.start, tz), "end": iso(window.end, tz)},
         "columns": [{"name": column.name, "unit": column.unit} for column in report.columns],
         "rows": [
-            {column.name: json_value(value) for column, value in zip(report.columns, row, strict=True)}
+            {column.name: json_value(value, tz) for column, value in zip(report.columns, row, strict=True)}
             for row in report.rows
         ],
     }
@@ -69,7 +77,7 @@ def to_json(report: Report) -> str:
 
 def to_table(report: Report, width: int) -> Table:
     """
-    Return *report* as a table of the terminal; durations and ratios in the words of people.
+    Return *report* as a table of the terminal; durations and ratios in the words of people, moments in the report's zone.
 
     Args:
         width: Columns of the terminal; what the report can spare is left out until the rest fits.
@@ -87,10 +95,10 @@ def _table(report: Report, chosen: list[int]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for place in chosen:
         column = report.columns[place]
-        numeric = column.unit not in ("", "utc")
+        numeric = column.unit not in _WORDS
         table.add_column(_heading(column), justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
     for row in report.rows:
-        table.add_row(*(cell(report.columns[place], row[place]) for place in chosen))
+        table.add_row(*(cell(report.columns[place], row[place], report.tz) for place in chosen))
     return table
 
 
@@ -99,14 +107,14 @@ def _width(table: Table) -> int:
     return console.measure(table).maximum
 
 
-def cell(column: Column, value: object) -> Text:
-    """Return one value as people read it."""
+def cell(column: Column, value: object, tz: tzinfo = UTC) -> Text:
+    """Return one value as people read it, moments in the time of *tz*."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return Text("–", style="dim")
     if column.name in _STATUS_COLUMNS:
         return status_text(str(value))
     if isinstance(value, datetime):
-        return Text(f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}")
+        return Text(f"{value.astimezone(tz):%Y-%m-%d %H:%M:%S}")
     if isinstance(value, bool):
         return Text("yes" if value else "no")
     if isinstance(value, int | float) and column.unit in _FORMATS:
@@ -143,22 +151,25 @@ def ratio(value: float) -> str:
     return f"{math.floor(value * 10_000) / 100:.2f} %"
 
 
-def iso(moment: datetime) -> str:
-    """Return *moment* as ISO 8601 in UTC, ``Z`` at the end."""
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+def iso(moment: datetime, tz: tzinfo = UTC) -> str:
+    """Return *moment* as ISO 8601 with the offset of *tz*, ``Z`` for UTC."""
+    text = moment.astimezone(tz).isoformat()
+    return text.replace("+00:00", "Z") if str(tz) == "UTC" else text
 
 
-def json_value(value: object) -> object:
-    """Return *value* as JSON can hold it."""
+def json_value(value: object, tz: tzinfo = UTC) -> object:
+    """Return *value* as JSON can hold it, moments with the offset of *tz*."""
     if isinstance(value, datetime):
-        return iso(value)
+        return iso(value, tz)
+    if isinstance(value, date):
+        return value.isoformat()
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
 
 
-def _csv_value(value: object) -> object:
-    value = json_value(value)
+def _csv_value(value: object, tz: tzinfo) -> object:
+    value = json_value(value, tz)
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -176,7 +187,8 @@ def _heading(column: Column) -> str:
 
 _FORMATS: Mapping[str, Callable[[float], str]] = MappingProxyType(
     {
-        "1": lambda value: f"{value:.2f}",
+        "1": lambda value: f"{value:,.2f}",
+        "n": lambda value: f"{value:,}",
         "ratio": ratio,
         "%": lambda value: f"{value:.1f}",
         "ms": lambda value: f"{value:.1f}",

@@ -96,7 +96,7 @@ def add(
     endpoint: Annotated[
         str, typer.Option("--endpoint", "-e", metavar="WHERE", help="URL, host:port or process pattern to point at.")
     ] = "",
-    probe: Annotated[str, typer.Option("--probe", metavar="KIND", help="http, tcp or process.")] = "http",
+    probe: Annotated[str, typer.Option("--probe", metavar="KIND", help="http, tcp, process or heartbeat.")] = "http",
     type: Annotated[str, typer.Option("--type", metavar="TYPE", help="Free text that groups agents.")] = "agent",
     interval: Annotated[str, typer.Option("--interval", metavar="DURATION", help="Time between polls.")] = "15s",
     timeout: Annotated[

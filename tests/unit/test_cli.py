@@ -105,7 +105,7 @@ def test_report_is_documented_column_by_column() -> None:
     ("arguments", "said"),
     [
         (["report", "availabilty"], 'report "availabilty" does not exist: did you mean "availability"'),
-        (["report"], "report has no name: expected one of availability, fleet_health, incidents, system_load"),
+        (["report"], "report has no name: expected one of availability, blast_radius, "),
         (["report", "incidents", "--since", "soon"], '--since is "soon", expected a duration back from now'),
         (["report", "incidents", "--since", "1h", "--until", "2h"], "window is empty: --since 1h is"),
         (["report", "--lis"], "no such option: --lis"),

@@ -15,6 +15,7 @@ PACKAGES = ("fleetpulse", "collector", "reports", "rollups", "storage", "migrati
 
 #: Library to the files, or folders, that alone may import it.
 ALONE = {
+    "adbc_driver_postgresql": ("reports/arrow.py",),
     "alembic": ("storage/schema.py", "migrations/"),
     "apscheduler": ("collector/schedule.py",),
     "asyncio": ("collector/",),

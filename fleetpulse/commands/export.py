@@ -1,0 +1,210 @@
+"""
+``fleetpulse export``: time series and tables, to Parquet and CSV.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from fleetpulse.commands.options import Config, DatabaseUrl, Home, Until, settings_of
+from fleetpulse.console import ReaderGone, note
+from fleetpulse.database import opened
+from fleetpulse.moments import parse_window
+from fleetpulse.quantities import parse_duration
+from reports.extra import frames_extra
+from reports.render import iso
+from reports.targets import Compression, Format, Target, format_of, insist_free
+from storage.errors import SettingsError
+from storage.model import Table, Tier
+
+#: What the window of time series begins with where nobody says.
+USUAL = "24h"
+
+Several = list[str] | None
+
+
+def export(
+    table: Annotated[
+        str,
+        typer.Argument(
+            metavar="TABLE",
+            help="health, agent_metrics, system_metrics, a tier such as health_1h, or a table or view such as tasks.",
+        ),
+    ],
+    out: Annotated[
+        str, typer.Option("--out", "-o", metavar="FILE", help="F.parquet or F.csv; - is CSV on standard output.")
+    ],
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since",
+            metavar="MOMENT",
+            show_default=False,
+            help='Start of the window: back from now ("90m", "7d"), or ISO 8601 in UTC. '
+            "By default 24h for time series, and everything for tables.",
+        ),
+    ] = None,
+    until: Until = "now",
+    step: Annotated[
+        str | None,
+        typer.Option(
+            "--step",
+            metavar="STEP",
+            show_default=False,
+            help="Of time series: raw, auto, or the width of a bucket (15m, 1h, 1d).",
+        ),
+    ] = None,
+    agent: Annotated[
+        Several, typer.Option("--agent", metavar="NAME", show_default=False, help="Only this agent; can be repeated.")
+    ] = None,
+    type: Annotated[
+        str | None,
+        typer.Option(
+            "--type", metavar="TYPE", show_default=False, help="Only agents, or rows of a table, of this type."
+        ),
+    ] = None,
+    host: Annotated[
+        Several, typer.Option("--host", metavar="NAME", show_default=False, help="Only this host; can be repeated.")
+    ] = None,
+    metric: Annotated[
+        Several, typer.Option("--metric", metavar="NAME", show_default=False, help="Only this metric; can be repeated.")
+    ] = None,
+    workflow: Annotated[
+        Several,
+        typer.Option("--workflow", metavar="NAME", show_default=False, help="Only this workflow; can be repeated."),
+    ] = None,
+    ids: Annotated[
+        bool, typer.Option("--ids/--names", help="Keep ids, or have the names of agents, hosts and metrics instead.")
+    ] = False,
+    wide: Annotated[bool, typer.Option("--wide", help="Of time series: one column per series.")] = False,
+    value: Annotated[
+        str | None,
+        typer.Option("--value", metavar="COLUMN", show_default=False, help="What --wide spreads, such as max."),
+    ] = None,
+    compression: Annotated[
+        Compression | None, typer.Option("--compression", show_default=False, help="Of Parquet; by default zstd.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    config: Config = None,
+    database_url: DatabaseUrl = None,
+    home: Home = None,
+) -> None:
+    """
+    Write time series, or a table or view, to a Parquet or CSV file.
+    """
+    with frames_extra("fleetpulse export"):
+        from reports import relations
+        from reports.export import export_relation, export_series
+        from reports.series import Series
+        from reports.tables import Shape
+    target = _target(out, compression, force=force)
+    insist_free(target)
+    given = {"agent": agent, "host": host, "metric": metric, "workflow": workflow, "type": [type] if type else None}
+    filters = {name: tuple(dict.fromkeys(values)) for name, values in given.items() if values}
+    now = datetime.now(UTC)
+    found = relations.SERIES.get(table)
+    if found is None:
+        relations.relation(table)
+        _refuse(table, {"--step": step, "--wide": wide, "--value": value})
+        whole = since is None and until == "now"
+        window = None if whole else parse_window(since or "1970-01-01", until, now)
+        with opened(settings_of(config, database_url, home)) as store, _bar(table) as progress:
+            done = export_relation(store, table, target, progress, window=window, filters=filters, ids=ids)
+    else:
+        which, tier = found
+        there = {"agent", "type"} if which is not Table.SYSTEM else {"host"}
+        there |= {"metric"} if which is not Table.HEALTH else set()
+        _refuse(table, {f"--{name}": values for name, values in filters.items() if name not in there})
+        series = Series(
+            table=which,
+            entities=filters.get("agent", filters.get("host", ())),
+            type=type or "",
+            metrics=filters.get("metric", ()),
+        )
+        raw, width = _step(step, table, tier)
+        shape = Shape(raw=raw, step=width, ids=ids, wide=wide, value=value)
+        window = parse_window(since or USUAL, until, now)
+        with opened(settings_of(config, database_url, home)) as store, _bar(table) as progress:
+            done = export_series(store, series, window, shape, target, progress)
+    rows = f"{done.rows:,} {'row' if done.rows == 1 else 'rows'}"
+    when = f", {iso(done.window.start)} to {iso(done.window.end)}" if done.window else ""
+    note(f"{done.relation}: {rows} to {'standard output' if out == '-' else out}{when}")
+
+
+def _target(out: str, compression: Compression | None, *, force: bool) -> Target:
+    if out == "-":
+        form, path = Format.CSV, None
+    else:
+        path = Path(out)
+        form = format_of(path)
+    if compression is not None and form is Format.CSV:
+        raise SettingsError(f"--compression is {compression}, expected none for CSV: write to a .parquet file")
+    return Target(
+        path=path,
+        format=form,
+        compression=compression or Compression.ZSTD,
+        force=force,
+        stream=None if path else sys.stdout.buffer,
+    )
+
+
+def _step(step: str | None, table: str, tier: Tier | None) -> tuple[bool, timedelta | None]:
+    """
+    Return whether raw rows are wanted, and the step of buckets; ``None`` is for the window to choose.
+
+    Args:
+        tier: What the name of the table says; it has the last word where that is a tier.
+    """
+    if tier is not None and tier is not Tier.RAW:
+        if step is not None:
+            raise SettingsError(f"--step is {step}, {table} has a step of its own: leave one of them out")
+        return False, tier.step
+    if step == "raw" or (step is None and tier is Tier.RAW):
+        return True, None
+    if step in (None, "auto"):
+        return False, None
+    try:
+        return False, parse_duration(step)
+    except (ValueError, OverflowError) as exc:
+        raise SettingsError(f'--step is "{step}", expected raw, auto or a duration ("15m", "1h", "1d")') from exc
+
+
+def _refuse(table: str, given: dict[str, object]) -> None:
+    for flag, value in given.items():
+        if value:
+            raise SettingsError(f"{flag} means nothing for {table}: leave it out")
+
+
+@contextmanager
+def _bar(table: str) -> Iterator[Callable[[int, float | None], None]]:
+    """Show on a terminal how far the export has come; a share that is not known shows as a bar that only moves."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rows]:,} rows"),
+        TimeElapsedColumn(),
+    )
+    rows = 0
+    try:
+        with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+            task = bar.add_task(table, total=None, rows=0)
+
+            def told(more: int, share: float | None) -> None:
+                nonlocal rows
+                rows += more
+                bar.update(task, rows=rows, total=None if share is None else 1.0, completed=share or 0.0)
+
+            yield told
+    except BrokenPipeError as exc:
+        raise ReaderGone from exc

@@ -1,0 +1,290 @@
+"""
+The relations of ours that people may take away whole: tables of the relational half, and public views.
+
+What a column is does not depend on the engine. Of a table, the ORM says it. Of a view no engine but PostgreSQL knows, so
+that its name does: a column of one name is one thing in every view, and a test holds that PostgreSQL agrees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import pyarrow as pa
+from sqlalchemy import Boolean, Column, Double, Integer
+from sqlalchemy.types import JSON
+
+from reports import names
+from reports.arrow import MOMENT, Field, Reader, collect
+from reports.definition import suggestion
+from storage.errors import InputError
+from storage.model import ROLLUPS, Table, Tier, Window
+from storage.models import Moment
+from storage.store import Store
+from storage.work_models import Task
+
+#: Of every table: those of agents' work come with this one.
+_TABLES = Task.metadata.tables
+
+#: Bookkeeping of the collector, and what only a task's worker may know.
+_HIDDEN = frozenset(
+    {"lease", "status_spool", "status_seq", "spool_id", "seq", "uuid", "labels_digest", "source_paused"}
+)
+
+#: Column of ids to the table that it points to, and to what the name there is called beside it.
+_POINTERS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "agent_id": ("agents", "agent"),
+        "sender_id": ("agents", "sender"),
+        "recipient_id": ("agents", "recipient"),
+        "host_id": ("hosts", "host"),
+        "metric_id": ("metrics", "metric"),
+        "workflow_id": ("workflows", "workflow"),
+    }
+)
+#: Filter to the table of the names that it takes.
+_NAMED = MappingProxyType({"agent": "agents", "host": "hosts", "metric": "metrics", "workflow": "workflows"})
+#: Columns of which the first that a table has tells when a row came to be.
+_TIMES = ("ts", "created_at", "started_at", "from_due", "from_ts", "added_at", "at")
+#: Columns that end what they began.
+_ENDS = MappingProxyType({"from_ts": "to_ts", "from_due": "to_due", "started_at": "ended_at"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relation:
+    """A table or view."""
+
+    name: str
+    #: Columns that its rows are ordered by.
+    order: tuple[str, ...]
+    #: Column of the moment by which a window chooses rows; empty where it has none.
+    time: str = ""
+    #: Column of the end of what began then, NULL while it goes on: a window chooses what it touches.
+    until: str = ""
+    #: Of a table; a view's are asked for.
+    columns: tuple[Field, ...] = ()
+
+
+def _view(name: str, order: str, time: str = "", until: str = "") -> Relation:
+    return Relation(name=name, order=tuple(order.split()), time=time, until=until)
+
+
+#: Public views, but for tiers and raw rows, which ``series`` reads; a new one has to be entered here.
+VIEWS = (
+    _view("availability", "bucket agent_id", "bucket"),
+    _view("availability_1d", "bucket agent_id", "bucket"),
+    _view("fleet_health", "agent_id"),
+    _view("incidents", "started_at agent_id", "started_at", "ended_at"),
+    _view("message_log", "message_id", "created_at"),
+    _view("observation", "observed_to"),
+    _view("system_load", "bucket host_id", "bucket"),
+    _view("system_load_1h", "bucket host_id", "bucket"),
+    _view("task_queue", "task_id", "created_at"),
+    _view("task_runs", "run_id", "started_at", "ended_at"),
+    _view("workflow_progress", "workflow_id", "created_at"),
+)
+
+#: What is in a column of a view that has this name.
+_TEXTS = frozenset({"task", "reason", "name"})
+_CATEGORIES = frozenset(
+    {
+        *("agent", "host", "metric", "workflow", "sender", "recipient", "probe", "source", "credential"),
+        *("type", "state", "status", "outcome", "kind", "unit", "standing"),
+    }
+)
+_CATEGORY_ENDS = ("_type", "_state", "_status", "_outcome")
+_FLAGS = frozenset({"open", "stale", "scheduled", "live"})
+_MOMENTS = frozenset({"ts", "bucket", "since", "observed_to", "last_due", "lease_until"})
+_NUMBERS = frozenset({"availability", "coverage", "progress", "load1", "load5", "load15"})
+#: Ending of a column's name to the unit of its values.
+_UNITS = MappingProxyType({"_ms": "ms", "_s": "s", "_percent": "%", "_percent_max": "%"})
+
+
+def _table_relation(name: str) -> Relation:
+    table = _TABLES[name]
+    fields = tuple(_orm_field(column) for column in table.columns if column.name not in _HIDDEN)
+    time = next((each for each in _TIMES if each in table.columns), "")
+    until = _ENDS.get(time, "")
+    return Relation(
+        name=name,
+        order=tuple(column.name for column in table.primary_key.columns),
+        time=time,
+        until=until if until in table.columns else "",
+        columns=fields,
+    )
+
+
+def _orm_field(column: Column[object]) -> Field:
+    kind, name, nullable = column.type, column.name, bool(column.nullable)
+    if isinstance(kind, type(Moment)):
+        return Field(name=name, type=MOMENT, nullable=nullable)
+    if isinstance(kind, JSON):
+        return Field(name=name, type=pa.string(), nullable=nullable, json=True)
+    if isinstance(kind, Boolean):
+        return Field(name=name, type=pa.bool_(), nullable=nullable)
+    if isinstance(kind, Double):
+        return Field(name=name, type=pa.float64(), nullable=nullable, unit=_unit(name))
+    if isinstance(kind, Integer):
+        return Field(name=name, type=pa.int64(), nullable=nullable)
+    return Field(name=name, type=pa.string(), nullable=nullable, category=_is_category(name))
+
+
+def view_field(relation: Relation, name: str) -> Field:
+    """Return what the column *name* of a view is."""
+    if name in _MOMENTS or name.endswith("_at"):
+        return Field(name=name, type=MOMENT, nullable=True)
+    if name in _FLAGS:
+        return Field(name=name, type=pa.bool_(), nullable=True)
+    if name == "labels":
+        return Field(name=name, type=pa.string(), nullable=True, json=True)
+    if name in _TEXTS or _is_category(name):
+        return Field(name=name, type=pa.string(), nullable=True, category=_is_category(name))
+    if name in _NUMBERS or _unit(name):
+        return Field(name=name, type=pa.float64(), nullable=True, unit=_unit(name))
+    return Field(name=name, type=pa.int64(), nullable=name not in relation.order)
+
+
+def _is_category(name: str) -> bool:
+    return name in _CATEGORIES or name.endswith(_CATEGORY_ENDS)
+
+
+def _unit(name: str) -> str:
+    return next((unit for ending, unit in _UNITS.items() if name.endswith(ending)), "")
+
+
+#: Every relation by its name.
+RELATIONS: Mapping[str, Relation] = MappingProxyType(
+    {each.name: each for each in (*VIEWS, *map(_table_relation, _TABLES))}
+)
+#: Names under which time series are known: table, and tier; ``None`` is for the reader to choose.
+SERIES: Mapping[str, tuple[Table, Tier | None]] = MappingProxyType(
+    {
+        "health": (Table.HEALTH, None),
+        **{table.value: (table, Tier.RAW) for table in Table},
+        "health_records": (Table.HEALTH, Tier.RAW),
+        "agent_samples": (Table.AGENT, Tier.RAW),
+        "system_samples": (Table.SYSTEM, Tier.RAW),
+        **{table.relation(tier): (table, tier) for table in Table for tier in ROLLUPS},
+    }
+)
+
+
+def relation(name: str) -> Relation:
+    """
+    Return the relation called *name*.
+
+    Raises:
+        InputError: There is none, or it is a time series; the message names the nearest.
+    """
+    found = RELATIONS.get(name)
+    if found is None:
+        raise InputError(f'table "{name}" does not exist: {suggestion(name, [*SERIES, *RELATIONS])}')
+    return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """The rows of a relation that are asked for, as a statement and what it answers."""
+
+    statement: str
+    parameters: Mapping[str, object]
+    fields: tuple[Field, ...]
+
+    def stream(self, reader: Reader) -> Iterator[pa.RecordBatch]:
+        """Yield the rows in the relation's order."""
+        return reader.read(self.statement, self.parameters, self.fields)
+
+    def count(self, reader: Reader) -> int:
+        """Return how many rows there are."""
+        counted = f"SELECT count(*) AS n FROM ({self.statement}) AS counted"  # noqa: S608  # our own statement
+        return int(collect(reader, counted, self.parameters, (Field(name="n", type=pa.int64()),)).column(0)[0].as_py())
+
+
+def select(
+    store: Store,
+    reader: Reader,
+    relation: Relation,
+    *,
+    window: Window | None = None,
+    filters: Mapping[str, Sequence[str]] | None = None,
+    ids: bool = False,
+) -> Selection:
+    """
+    Return how the rows of *relation* are read.
+
+    Args:
+        window: Rows of that time; what has a beginning and an end is chosen when it touches the window.
+        filters: ``agent``, ``host``, ``metric``, ``workflow`` to names, ``type``, ``task_type``, ``state`` to values.
+        ids: Leave ids as they are. Otherwise names of agents, hosts and metrics take their place, and a workflow's name
+            stands beside its id.
+
+    Raises:
+        InputError: The relation has no time, or not that column.
+        UnknownName: There is no agent, host, metric or workflow of a name.
+    """
+    own = relation.columns or tuple(
+        view_field(relation, name)
+        for name in store.query(f"SELECT * FROM {relation.name} WHERE 1 = 0").columns  # noqa: S608  # our own names
+    )
+    there = [each.name for each in own]
+    conditions, parameters = _conditions(reader, relation, there, window, filters or {})
+    columns: list[tuple[str, Field]] = []
+    joins: list[str] = []
+    for each in own:
+        pointer = _POINTERS.get(each.name)
+        if pointer is None or pointer[1] in there or ids:
+            columns.append((f"t.{each.name}", each))
+            continue
+        table, called = pointer
+        if called == "workflow":
+            columns.append((f"t.{each.name}", each))
+        columns.append(
+            (f"{called}_of.name", Field(name=called, type=pa.string(), nullable=each.nullable, category=True))
+        )
+        joins.append(f"LEFT JOIN {table} AS {called}_of ON {called}_of.id = t.{each.name}")
+    parts = [
+        "SELECT " + ", ".join(f"{source} AS {field.name}" for source, field in columns),
+        f"FROM {relation.name} AS t",
+        *joins,
+        *([f"WHERE {' AND '.join(conditions)}"] if conditions else []),
+        "ORDER BY " + ", ".join(f"t.{name}" for name in relation.order),
+    ]
+    return Selection(statement=" ".join(parts), parameters=parameters, fields=tuple(field for _, field in columns))
+
+
+def _conditions(
+    reader: Reader,
+    relation: Relation,
+    there: Sequence[str],
+    window: Window | None,
+    filters: Mapping[str, Sequence[str]],
+) -> tuple[list[str], dict[str, object]]:
+    conditions: list[str] = []
+    parameters: dict[str, object] = {}
+    if window is not None:
+        if not relation.time:
+            raise InputError(f"{relation.name} has no time of its own, found a window: leave it out")
+        parameters |= {"start": window.start, "finish": window.end}
+        conditions.append(f"t.{relation.time} < :finish")
+        if relation.until:
+            conditions.append(
+                f"(t.{relation.until} IS NULL OR t.{relation.until} > :start OR t.{relation.time} >= :start)"
+            )
+        else:
+            conditions.append(f"t.{relation.time} >= :start")
+    for name, values in filters.items():
+        if name in _NAMED:
+            pointing = [column for column, (table, _) in _POINTERS.items() if table == _NAMED[name] and column in there]
+            pointing = ["id"] if relation.name == _NAMED[name] else pointing
+            if pointing:
+                ids = ", ".join(map(str, names.ids_of(reader, _NAMED[name], values)))
+                conditions.append(f"({' OR '.join(f't.{column} IN ({ids})' for column in pointing)})")
+                continue
+        elif name in there:
+            keys = [f"{name}_{place}" for place in range(len(values))]
+            parameters |= dict(zip(keys, values, strict=True))
+            conditions.append(f"t.{name} IN ({', '.join(f':{key}' for key in keys)})")
+            continue
+        raise InputError(f"{relation.name} has no {name} to choose by, found columns {', '.join(there)}")
+    return conditions, parameters
