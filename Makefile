@@ -40,8 +40,8 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m bench
 
 lock: $(VENV)/.dev
-	$(LOCK) --extra build --output-file requirements.txt pyproject.toml
-	$(LOCK) --extra build --extra dev --constraint requirements.txt --output-file requirements-dev.txt pyproject.toml
+	$(LOCK) --extra build --extra frames --output-file requirements.txt pyproject.toml
+	$(LOCK) --extra build --extra frames --extra dev --constraint requirements.txt --output-file requirements-dev.txt pyproject.toml
 	$(BIN)/npm install --prefix tests/wasm --package-lock-only --omit-lockfile-registry-resolved --ignore-scripts --no-audit --no-fund --loglevel=error
 
 # Everything that working on fleetpulse takes.

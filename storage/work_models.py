@@ -33,6 +33,7 @@ ASSIGNMENT_OUTCOMES = ("completed", "failed", "cancelled", "lease_expired")
 _CLAIMABLE = text("state = 'pending' AND blocked_by = 0")
 _LEASED = text("state = 'running'")
 _WORKING = text("ended_at IS NULL")
+_UNREAD = text("state = 'pending'")
 
 
 class AgentCapability(Base):
@@ -209,6 +210,8 @@ class Message(Base):
     __table_args__ = (
         one_of("state", MESSAGE.states()),
         Index(None, "recipient_id", "id"),
+        # An agent asks over and over what is new for it, and nearly all that there is has been read.
+        Index("messages_pending_idx", "recipient_id", "id", postgresql_where=_UNREAD, sqlite_where=_UNREAD),
         Index(None, "sender_id", "id"),
         Index(None, "workflow_id", "id"),
         Index(None, "task_id"),

@@ -160,6 +160,14 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index(op.f("messages_created_at_idx"), "messages", ["created_at"], unique=False)
+    op.create_index(
+        "messages_pending_idx",
+        "messages",
+        ["recipient_id", "id"],
+        unique=False,
+        postgresql_where=sa.text("state = 'pending'"),
+        sqlite_where=sa.text("state = 'pending'"),
+    )
     op.create_index(op.f("messages_recipient_id_id_idx"), "messages", ["recipient_id", "id"], unique=False)
     op.create_index(op.f("messages_sender_id_id_idx"), "messages", ["sender_id", "id"], unique=False)
     op.create_index(op.f("messages_task_id_idx"), "messages", ["task_id"], unique=False)

@@ -1,5 +1,5 @@
 """
-Agents in the database: registered, synchronised with a file, paused, retired.
+Agents in the database: registered, synchronised with a file, paused, retired; what they can do, and their heartbeats.
 
 Every change of interval, slot or state ends the open row of ``agent_schedules`` and opens a new one in the same
 transaction: those rows are the denominator of every uptime.
@@ -8,20 +8,37 @@ transaction: those rows are the denominator of every uptime.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import Text, cast, delete, func, insert, select, true, update
+from sqlalchemy import Text, bindparam, cast, delete, select, text
 from sqlalchemy.orm import Session
 
-from storage.errors import DuplicateName, SettingsError, StorageError
-from storage.model import AgentSpec
-from storage.models import Agent, AgentSchedule
-from storage.repositories.base import Repository, unknown
-from storage.slots import slot_offset_s
+from storage.errors import DuplicateName, InputError, SettingsError
+from storage.model import MAX_AHEAD, AgentSpec, aware
+from storage.models import STATES, STATUSES, Agent, Base, Moment
+from storage.repositories.agent_rows import (
+    AgentRecord,
+    apply,
+    by_name,
+    insert_agents,
+    insist_name,
+    insist_not_retired,
+    one,
+    record_of,
+    refuse_other_source,
+    register,
+    reschedule,
+    retire,
+    unknown_agent,
+)
+from storage.repositories.base import PAGE_SIZE, Page, Repository, check_limit, page_of, unknown
+from storage.repositories.capabilities import Capabilities, capabilities_of, check_capabilities, put_capabilities
 from storage.specs import RESERVED_PREFIX, validate_spec
 from storage.sqlstate import translated
+from storage.work_models import AgentCapability, AgentHeartbeat
 
 logger = logging.getLogger(__name__)
 
@@ -30,27 +47,43 @@ _SPEC_COLUMNS = (
     "type", "probe", "endpoint", "labels", "interval_s", "timeout_s", "rise", "fall", "credential", "options", "source",
 )  # fmt: skip
 
-#: Ids that are listed in a statement; above, it reads the whole (small) table.
-_MAX_LISTED = 1_000
+#: In words that PostgreSQL and SQLite share, and SQLAlchemy has for each apart. An older one comes in when two
+#: processes of an agent speak for it, or a message was on its way for long.
+_HEARTBEAT = text(
+    "INSERT INTO agent_heartbeats (agent_id, at) SELECT id, :at FROM agents WHERE name = :name AND state <> 'retired'"
+    " ON CONFLICT (agent_id) DO UPDATE SET at = excluded.at WHERE agent_heartbeats.at < excluded.at"
+).bindparams(bindparam("at", type_=Moment))
+
+_AGENTS = Base.metadata.tables[Agent.__tablename__]
+#: One round trip: a row of each capability, or one without. Put together once, and without objects, it takes half as long.
+_INFO = (
+    select(
+        _AGENTS,
+        AgentHeartbeat.at.label("heartbeat_at"),
+        AgentCapability.name.label("capability"),
+        AgentCapability.details,
+    )
+    .outerjoin(AgentHeartbeat, AgentHeartbeat.agent_id == _AGENTS.c.id)
+    .outerjoin(AgentCapability, AgentCapability.agent_id == _AGENTS.c.id)
+    .where(_AGENTS.c.name == bindparam("name"))
+    .order_by(AgentCapability.name)
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AgentRecord:
-    """An agent as the database has it."""
+class AgentInfo:
+    """An agent with all that is known of it but its history."""
 
-    id: int
-    #: What is polled and how; ``spec.paused`` tells the state that is in force, not the one that the source asks for.
-    spec: AgentSpec
-    #: ``active``, ``paused`` or ``retired``.
-    state: str
-    #: Outcome label or ``unknown``.
-    status: str
-    #: Due time of the check that completed the last change of status.
-    status_due: datetime | None
-    #: Why the status is what it is; empty when it speaks for itself.
-    status_reason: str
-    created_at: datetime
-    retired_at: datetime | None
+    record: AgentRecord
+    #: By name.
+    capabilities: Capabilities = field(default_factory=dict)
+    #: When it last said that it is at work; ``None`` for one that never did.
+    heartbeat_at: datetime | None = None
+
+    @property
+    def name(self) -> str:
+        """Return the agent's name."""
+        return self.record.spec.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +109,7 @@ class AgentRepository(Repository):
             statement = select(Agent).order_by(Agent.name)
             if not include_retired:
                 statement = statement.where(Agent.state != "retired")
-            return [_record(agent) for agent in session.scalars(statement)]
+            return [record_of(agent) for agent in session.scalars(statement)]
 
         return self._read("reading agents", work)
 
@@ -87,7 +120,79 @@ class AgentRepository(Repository):
         Raises:
             StorageError: There is none; the message names those that are called alike.
         """
-        return self._read("reading an agent", lambda session: _record(_one(session, name)))
+        return self._read("reading an agent", lambda session: record_of(one(session, name)))
+
+    def info(self, name: str) -> AgentInfo:
+        """
+        Return the agent *name*, retired or not, with its capabilities and its last heartbeat.
+
+        Raises:
+            UnknownName: There is none; the message names those that are called alike.
+            TransientStorageError: The database could not be reached.
+        """
+
+        def work(session: Session) -> AgentInfo:
+            insist_name(session, name)
+            rows = session.connection().execute(_INFO, {"name": name}).all()
+            if not rows:
+                raise unknown_agent(session, name)
+            able = {row.capability: row.details for row in rows if row.capability is not None}
+            return AgentInfo(record=record_of(rows[0]), capabilities=able, heartbeat_at=rows[0].heartbeat_at)
+
+        return self._read("reading an agent", work)
+
+    def find(
+        self,
+        *,
+        type: str | None = None,
+        state: str | None = None,
+        status: str | None = None,
+        capability: str | None = None,
+        include_retired: bool = False,
+        limit: int = PAGE_SIZE,
+        after: int | None = None,
+    ) -> Page[AgentInfo]:
+        """
+        Return agents in the order in which they were registered, as many as *limit*.
+
+        Args:
+            state: ``active``, ``paused`` or ``retired``; without one all but those that are retired.
+            status: What the collector last saw: an outcome's label, or ``unknown``.
+            capability: Name of something that they can do.
+            include_retired: Without a *state*: all.
+            after: What the page before says in its ``after``.
+
+        Raises:
+            InputError: There is no such state or status, or *limit* is not the size of a page.
+            TransientStorageError: The database could not be reached.
+        """
+        check_limit(limit)
+        _insist_one_of("state", state, STATES)
+        _insist_one_of("status", status, STATUSES)
+        wanted = select(Agent, AgentHeartbeat.at).outerjoin(AgentHeartbeat, AgentHeartbeat.agent_id == Agent.id)
+        if state is not None:
+            wanted = wanted.where(Agent.state == state)
+        elif not include_retired:
+            wanted = wanted.where(Agent.state != "retired")
+        for column, value in ((Agent.type, type), (Agent.status, status)):
+            if value is not None:
+                wanted = wanted.where(column == value)
+        if capability is not None:
+            able = select(AgentCapability.agent_id).where(AgentCapability.name == capability)
+            wanted = wanted.where(Agent.id.in_(able))
+        if after is not None:
+            wanted = wanted.where(Agent.id > after)
+
+        def work(session: Session) -> Page[AgentInfo]:
+            rows = session.execute(wanted.order_by(Agent.id).limit(limit + 1)).all()
+            able = capabilities_of(session, [agent.id for agent, _ in rows])
+            found = [
+                AgentInfo(record=record_of(agent), capabilities=able.get(agent.id, {}), heartbeat_at=heartbeat_at)
+                for agent, heartbeat_at in rows
+            ]
+            return page_of(found, limit, lambda info: info.record.id)
+
+        return self._read("reading agents", work)
 
     def active_specs(self) -> Sequence[AgentSpec]:
         """Return what is to be polled, by name; ``paused`` where slots end as such."""
@@ -148,8 +253,8 @@ class AgentRepository(Repository):
                     added.append(name)
                     continue
                 was_retired = agent.state == "retired"
-                _refuse_other_source(agent, spec)
-                is_changed = _apply(agent, spec)
+                refuse_other_source(agent, spec)
+                is_changed = apply(agent, spec)
                 (added if was_retired else changed if is_changed else unchanged).append(name)
             retired = sorted(
                 name
@@ -157,11 +262,11 @@ class AgentRepository(Repository):
                 if agent.source == source and agent.state != "retired" and name not in wanted
             )
             for name in retired:
-                _retire(stored[name], now)
+                retire(stored[name], now)
             agents = [*(stored[name] for name in (*added, *changed, *retired, *unchanged) if name in stored)]
             session.flush()
-            agents.extend(_insert(session, new, now))
-            _reschedule(session, agents, now)
+            agents.extend(insert_agents(session, new, now))
+            reschedule(session, agents, now)
             return SyncResult(
                 added=tuple(added), changed=tuple(changed), retired=tuple(retired), unchanged=tuple(unchanged)
             )
@@ -179,36 +284,70 @@ class AgentRepository(Repository):
             )
         return result
 
-    def add(self, spec: AgentSpec, now: datetime) -> AgentRecord:
+    def add(self, spec: AgentSpec, now: datetime, *, capabilities: Capabilities | None = None) -> AgentRecord:
         """
         Register an agent of source ``api``; a retired one of that name comes back with its id.
 
+        Args:
+            capabilities: What it can do; ``None`` leaves one that comes back with what it could.
+
         Raises:
             SettingsError: The description is invalid.
+            InputError: The name or the details of a capability cannot be stored.
             DuplicateName: The name is taken.
             TransientStorageError: The database could not be reached.
         """
-        spec = replace(spec, source="api")
-        validate_spec(spec)
-        if spec.name.startswith(RESERVED_PREFIX):
-            raise SettingsError(f'agent "{spec.name}": names with {RESERVED_PREFIX} in front are the daemons\' own')
+        [record] = self.add_many([spec], now, capabilities={} if capabilities is None else {spec.name: capabilities})
+        return record
 
-        def work(session: Session) -> AgentRecord:
-            agent = session.scalars(select(Agent).where(Agent.name == spec.name).with_for_update()).one_or_none()
-            if agent is None:
-                [agent] = _insert(session, [spec], now)
-            elif agent.state != "retired":
-                where = "settings file" if agent.source == "file" else "database"
-                raise DuplicateName(
-                    "agent", spec.name, f"it comes from the {where}: retire it first or choose another name"
-                )
-            else:
-                _apply(agent, spec)
-            session.flush()
-            _reschedule(session, [agent], now)
-            return _record(agent)
+    def add_many(
+        self, specs: Iterable[AgentSpec], now: datetime, *, capabilities: Mapping[str, Capabilities] | None = None
+    ) -> Sequence[AgentRecord]:
+        """
+        Register agents as ``add`` does, in one transaction: all of them, or none.
 
-        return self._write("adding an agent", work)
+        Args:
+            capabilities: Name of an agent to what it can do.
+
+        Returns:
+            The agents in the order of *specs*.
+
+        Raises:
+            SettingsError: A description is invalid.
+            InputError: The name or the details of a capability cannot be stored, or are of none of these agents.
+            DuplicateName: A name is taken, or stands twice.
+            TransientStorageError: The database could not be reached.
+        """
+        wanted: dict[str, AgentSpec] = {}
+        for spec in specs:
+            validate_spec(replace(spec, source="api"))
+            if spec.name.startswith(RESERVED_PREFIX):
+                raise SettingsError(f'agent "{spec.name}": names with {RESERVED_PREFIX} in front are the daemons\' own')
+            if spec.name in wanted:
+                raise DuplicateName("agent", spec.name, "it stands twice in what is to be registered")
+            wanted[spec.name] = replace(spec, source="api")
+        able = capabilities or {}
+        for name, each in able.items():
+            if name not in wanted:
+                raise unknown("agent", name, wanted, otherwise="capabilities go with the agents that are registered")
+            check_capabilities(name, each)
+
+        def work(session: Session) -> list[AgentRecord]:
+            back = by_name(session, wanted)
+            for agent in back.values():
+                if agent.state != "retired":
+                    where = "settings file" if agent.source == "file" else "database"
+                    raise DuplicateName(
+                        "agent", agent.name, f"it comes from the {where}: retire it first or choose another name"
+                    )
+                apply(agent, wanted[agent.name])
+            reschedule(session, list(back.values()), now)
+            new = register(session, [spec for name, spec in wanted.items() if name not in back], now)
+            found = new | {name: record_of(agent) for name, agent in back.items()}
+            put_capabilities(session, {found[name].id: each for name, each in able.items()}, now)
+            return [found[name] for name in wanted]
+
+        return self._write("adding agents" if len(wanted) != 1 else "adding an agent", work)
 
     def retire(self, name: str, now: datetime) -> AgentRecord:
         """
@@ -221,13 +360,13 @@ class AgentRepository(Repository):
         """
 
         def work(session: Session) -> AgentRecord:
-            agent = _one(session, name, lock=True)
+            agent = one(session, name, lock=True)
             if agent.state != "retired":
                 if agent.source == "file":
                     raise SettingsError(f'agent "{name}" comes from the settings file: remove it there, or pause it')
-                _retire(agent, now)
-                _reschedule(session, [agent], now)
-            return _record(agent)
+                retire(agent, now)
+                reschedule(session, [agent], now)
+            return record_of(agent)
 
         return self._write("retiring an agent", work)
 
@@ -251,162 +390,108 @@ class AgentRepository(Repository):
         """
         return self._switch(name, "active", now)
 
+    # ---------------------------------------------------------------- capabilities
+
+    def set_capabilities(self, name: str, capabilities: Capabilities, now: datetime) -> None:
+        """
+        Say what the agent *name* can do: this, and nothing else any more.
+
+        Raises:
+            UnknownName: There is no such agent.
+            InputError: The name or the details of a capability cannot be stored.
+            TransientStorageError: The database could not be reached.
+        """
+        check_capabilities(name, capabilities)
+
+        def work(session: Session) -> None:
+            agent = one(session, name, lock=True)
+            gone = delete(AgentCapability).where(
+                AgentCapability.agent_id == agent.id, AgentCapability.name.not_in(capabilities)
+            )
+            session.execute(gone)
+            put_capabilities(session, {agent.id: capabilities}, now)
+
+        self._write("setting capabilities", work)
+
+    def add_capability(self, name: str, capability: str, details: Mapping[str, Any], now: datetime) -> None:
+        """
+        Say that the agent *name* can do *capability*; one that it has already gets these details.
+
+        Raises:
+            UnknownName: There is no such agent.
+            InputError: The name or the details cannot be stored.
+            TransientStorageError: The database could not be reached.
+        """
+        check_capabilities(name, {capability: details})
+
+        def work(session: Session) -> None:
+            agent = one(session, name, lock=True)
+            put_capabilities(session, {agent.id: {capability: details}}, now)
+
+        self._write("adding a capability", work)
+
+    def remove_capability(self, name: str, capability: str) -> None:
+        """
+        Say that the agent *name* cannot do *capability* any more.
+
+        Raises:
+            UnknownName: There is no such agent, or it has no such capability.
+            TransientStorageError: The database could not be reached.
+        """
+
+        def work(session: Session) -> None:
+            agent = one(session, name, lock=True)
+            able = capabilities_of(session, [agent.id]).get(agent.id, {})
+            if capability not in able:
+                raise unknown("capability", capability, able, otherwise=f'agent "{name}" has others, or none')
+            session.execute(
+                delete(AgentCapability).where(AgentCapability.agent_id == agent.id, AgentCapability.name == capability)
+            )
+
+        self._write("removing a capability", work)
+
+    # ---------------------------------------------------------------- heartbeats
+
+    def heartbeat(self, name: str, now: datetime, *, at: datetime | None = None) -> None:
+        """
+        Record that the agent *name* is at work.
+
+        Args:
+            at: When it was; ``None`` is *now*. One that is older than the last changes nothing.
+
+        Raises:
+            UnknownName: There is no such agent.
+            InputError: *at* is ahead of *now* by more than clocks differ: nothing older would count any more.
+            StorageError: The agent is retired, or a moment has no time zone.
+            TransientStorageError: The database could not be reached.
+        """
+        moment = aware(now) if at is None else aware(at)
+        if moment > now + MAX_AHEAD:
+            raise InputError(
+                f'heartbeat of agent "{name}" is dated {moment.isoformat()}, expected at most '
+                f"{MAX_AHEAD.seconds // 60} minutes after {now.isoformat()}: set the clock of its machine"
+            )
+
+        def work(session: Session) -> None:
+            insist_name(session, name)
+            if not session.connection().execute(_HEARTBEAT, {"name": name, "at": moment}).rowcount:
+                insist_not_retired(one(session, name))
+
+        self._write("recording a heartbeat", work)
+
     # ---------------------------------------------------------------- inside
 
     def _switch(self, name: str, state: str, now: datetime) -> AgentRecord:
         def work(session: Session) -> AgentRecord:
-            agent = _one(session, name, lock=True)
-            if agent.state == "retired":
-                raise StorageError(f'agent "{name}" is retired: found retired, expected active or paused: add it again')
+            agent = one(session, name, lock=True)
+            insist_not_retired(agent)
             agent.state = state
-            _reschedule(session, [agent], now)
-            return _record(agent)
+            reschedule(session, [agent], now)
+            return record_of(agent)
 
         return self._write(f"setting an agent {state}", work)
 
 
-def _record(agent: Agent) -> AgentRecord:
-    return AgentRecord(
-        id=agent.id,
-        spec=AgentSpec(
-            name=agent.name,
-            type=agent.type,
-            probe=agent.probe,
-            endpoint=agent.endpoint,
-            labels=dict(agent.labels),
-            interval_s=agent.interval_s,
-            timeout_s=agent.timeout_s,
-            rise=agent.rise,
-            fall=agent.fall,
-            credential=agent.credential,
-            options=dict(agent.options),
-            source=agent.source,
-            paused=agent.state == "paused",
-        ),
-        state=agent.state,
-        status=agent.status,
-        status_due=agent.status_due,
-        status_reason=agent.status_reason,
-        created_at=agent.created_at,
-        retired_at=agent.retired_at,
-    )
-
-
-def _columns(spec: AgentSpec) -> dict[str, object]:
-    return {
-        "type": spec.type,
-        "probe": spec.probe,
-        "endpoint": spec.endpoint,
-        "labels": dict(spec.labels),
-        "interval_s": float(spec.interval_s),
-        "timeout_s": float(spec.timeout_s),
-        "rise": spec.rise,
-        "fall": spec.fall,
-        "credential": spec.credential,
-        "options": dict(spec.options),
-        "source": spec.source,
-        "source_paused": spec.paused,
-    }
-
-
-def _one(session: Session, name: str, *, lock: bool = False) -> Agent:
-    statement = select(Agent).where(Agent.name == name)
-    found = session.scalars(statement.with_for_update() if lock else statement).one_or_none()
-    if found is not None:
-        return found
-    names = session.scalars(select(Agent.name).where(Agent.state != "retired"))
-    raise unknown("agent", name, names, otherwise='see "fleetpulse agents list"')
-
-
-def _refuse_other_source(agent: Agent, spec: AgentSpec) -> None:
-    if agent.source != spec.source and agent.state != "retired":
-        places = {"file": "the settings file", "api": "the database (agents add)"}
-        raise SettingsError(
-            f'agent "{agent.name}" is in {places[agent.source]} and in {places[spec.source]}, expected one of the two: '
-            "rename one of them or retire it"
-        )
-
-
-def _apply(agent: Agent, spec: AgentSpec) -> bool:
-    """Make *agent* what *spec* says; tell whether that changed anything."""
-    before = (agent.state, *(getattr(agent, name) for name in _columns(spec)))
-    if agent.state == "retired" or agent.source_paused != spec.paused:
-        agent.state = "paused" if spec.paused else "active"
-        agent.retired_at = None
-    for name, value in _columns(spec).items():
-        if getattr(agent, name) != value:
-            setattr(agent, name, value)
-    return before != (agent.state, *(getattr(agent, name) for name in _columns(spec)))
-
-
-def _retire(agent: Agent, now: datetime) -> None:
-    agent.state = "retired"
-    agent.retired_at = now
-
-
-def _insert(session: Session, specs: Sequence[AgentSpec], now: datetime) -> list[Agent]:
-    if not specs:
-        return []
-    rows = [
-        {**_columns(spec), "name": spec.name, "state": "paused" if spec.paused else "active", "created_at": now}
-        for spec in specs
-    ]
-    return list(session.scalars(insert(Agent).returning(Agent), rows))
-
-
-def _reschedule(session: Session, agents: Sequence[Agent], now: datetime) -> None:
-    """Make the open rows of ``agent_schedules`` say what *agents* say, from *now* on."""
-    if not agents:
-        return
-    session.flush()
-    ids = [agent.id for agent in agents]
-    # A sync of thousands reads all open rows: a statement takes no more than 65,535 parameters.
-    only = AgentSchedule.agent_id.in_(ids) if len(ids) <= _MAX_LISTED else true()
-    opened = {
-        row.agent_id: row for row in session.scalars(select(AgentSchedule).where(AgentSchedule.to_ts.is_(None), only))
-    }
-    wanted: dict[int, tuple[float, float, str]] = {}
-    ended: list[AgentSchedule] = []
-    for agent in agents:
-        row = opened.get(agent.id)
-        found = (row.interval_s, row.offset_s, row.state) if row else None
-        target = None
-        if agent.state != "retired":
-            target = (agent.interval_s, slot_offset_s(agent.name, agent.interval_s), agent.state)
-        if found == target:
-            continue
-        if row is not None:
-            ended.append(row)
-        if target is not None:
-            wanted[agent.id] = target
-    _close(session, ended, now)
-    if not wanted:
-        return
-    # Rows of one agent never overlap, even where the clock was set back since the last one ended.
-    ends = session.execute(
-        select(AgentSchedule.agent_id, func.max(AgentSchedule.to_ts))
-        .where(only, AgentSchedule.to_ts > now)
-        .group_by(AgentSchedule.agent_id)
-    )
-    latest = {agent_id: end for agent_id, end in ends if end is not None}
-    rows = [
-        {
-            "agent_id": agent_id,
-            "from_ts": latest.get(agent_id, now),
-            "interval_s": interval_s,
-            "offset_s": offset_s,
-            "state": state,
-        }
-        for agent_id, (interval_s, offset_s, state) in wanted.items()
-    ]
-    session.execute(insert(AgentSchedule), rows)
-
-
-def _close(session: Session, rows: Sequence[AgentSchedule], now: datetime) -> None:
-    """End open *rows*; one that never was in force goes."""
-    never = [row.id for row in rows if row.from_ts >= now]
-    for start in range(0, len(never), _MAX_LISTED):
-        session.execute(delete(AgentSchedule).where(AgentSchedule.id.in_(never[start : start + _MAX_LISTED])))
-    ended = [{"id": row.id, "to_ts": now} for row in rows if row.from_ts < now]
-    if ended:
-        session.execute(update(AgentSchedule), ended)
+def _insist_one_of(what: str, found: str | None, known: tuple[str, ...]) -> None:
+    if found is not None and found not in known:
+        raise InputError(f'agents cannot be in {what} "{found}", expected one of {", ".join(known)}')
