@@ -9,12 +9,14 @@ from __future__ import annotations
 from fleetpulse.sample import sample_fleet
 from fleetpulse.settings import Settings, load_settings
 from reports.catalogue import CATALOGUE
+from reports.definition import UnknownReport
 from reports.run import Report
 from reports.run import run as report
 from storage.client_rows import HealthCheck, Sample
 from storage.database import DatabaseManager
 from storage.embedded import EmbeddedServer
 from storage.errors import (
+    CapabilityMissing,
     DependencyCycle,
     DuplicateName,
     FleetpulseError,
@@ -22,7 +24,11 @@ from storage.errors import (
     InputError,
     LeaseLost,
     NotRolledUp,
+    PermanentStorageError,
+    SchemaMismatch,
+    SettingsError,
     StaleVersion,
+    StorageError,
     TransientStorageError,
     UnknownName,
 )
@@ -37,6 +43,7 @@ __all__ = [
     "CATALOGUE",
     # agents and their work
     "AgentSpec",
+    "CapabilityMissing",
     "DatabaseManager",
     # errors
     "DependencyCycle",
@@ -51,19 +58,24 @@ __all__ = [
     "MessageSpec",
     "NotRolledUp",
     "Outcome",
+    "PermanentStorageError",
     "PersistenceService",
     "Report",
     "Rows",
     "Sample",
+    "SchemaMismatch",
     # settings
     "Settings",
+    "SettingsError",
     "StaleVersion",
+    "StorageError",
     "Store",
     "Table",
     "TaskSpec",
     "Tier",
     "TransientStorageError",
     "UnknownName",
+    "UnknownReport",
     "Window",
     "WorkflowSpec",
     "load_settings",

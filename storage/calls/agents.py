@@ -133,7 +133,7 @@ class AgentCalls:
 
     def get_agent_info(self, name: str) -> AgentInfo:
         """
-        Return an agent, retired or not: its description, state, measured status, capabilities and last heartbeat.
+        Return an agent, retired or not: description, state and measured status in ``record``, capabilities, last heartbeat.
 
         Raises:
             UnknownName: There is none; the message names those that are called alike.
@@ -161,8 +161,8 @@ class AgentCalls:
             status: Only those that the collector last saw so: ``healthy``, ``timeout``, ``unknown``.
             capability: Only those that can do this.
             include_retired: Without a *state*: all.
-            limit: As many, 1 to 10,000.
-            after: What the page before says in its ``after``.
+            limit: Size of a page, 1 to 10,000.
+            after: Where the page before ends: its ``after``.
 
         Raises:
             InputError: There is no such state or status, or *limit* is not the size of a page.

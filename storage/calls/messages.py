@@ -112,8 +112,8 @@ class MessageCalls:
             direction: ``received``, ``sent`` or ``both``.
             status: ``pending``, ``delivered``, ``read`` or ``failed``.
             workflow: Only those about it, by name or id.
-            limit: As many, 1 to 10,000.
-            after: What the page before says in its ``after``.
+            limit: Size of a page, 1 to 10,000.
+            after: Where the page before ends: its ``after``.
 
         Raises:
             UnknownName: There is no such agent or workflow.

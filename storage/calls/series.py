@@ -64,11 +64,14 @@ class SeriesCalls:
         Record how an agent was found by somebody other than the collector; every report counts it.
 
         Args:
-            outcome: ``healthy``, ``degraded``, ``unhealthy``, ``stalled``, ``timeout``, ``refused``, ``error``, …
+            outcome: An ``Outcome``, or its name in lower case: ``healthy``, ``timeout``.
             at: When; ``None`` is now.
             latency_ms: Until it answered; ``None`` where it did not.
             http_status: 0 where there was none.
             reason: Why, in a few words from a small set.
+
+        Returns:
+            Rows that were written, and those that may not be stored, by reason: these raise nothing.
 
         Raises:
             UnknownName: There is no such agent.
@@ -82,6 +85,9 @@ class SeriesCalls:
     def log_health_checks(self, checks: Iterable[HealthCheck]) -> WriteResult:
         """
         Record many checks, of any agents and moments.
+
+        Returns:
+            Rows that were written, and those that may not be stored, by reason: these raise nothing.
 
         Raises:
             UnknownName: There is no such agent; nothing was written.
@@ -110,6 +116,9 @@ class SeriesCalls:
             labels: Of all of them; part of each metric's identity.
             units: By metric: ``ms``, ``By``, ``1``.
 
+        Returns:
+            Rows that were written, and those that may not be stored, by reason: these raise nothing.
+
         Raises:
             UnknownName: There is no such agent.
             InputError: Something else cannot be stored.
@@ -137,6 +146,9 @@ class SeriesCalls:
             labels: Of all of them; part of each metric's identity.
             units: By metric: ``ms``, ``By``, ``1``.
 
+        Returns:
+            Rows that were written, and those that may not be stored, by reason: these raise nothing.
+
         Raises:
             InputError: Something cannot be stored.
             TransientStorageError: The database could not take it now; the same call may be made again.
@@ -146,6 +158,9 @@ class SeriesCalls:
     def log_samples(self, samples: Iterable[Sample]) -> WriteResult:
         """
         Record many samples, of any agents, machines, metrics and moments.
+
+        Returns:
+            Rows that were written, and those that may not be stored, by reason: these raise nothing.
 
         Raises:
             UnknownName: There is no such agent; nothing was written.

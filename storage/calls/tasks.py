@@ -117,8 +117,8 @@ class TaskCalls:
         Args:
             status: ``pending``, ``running``, ``completed``, ``failed`` or ``cancelled``.
             agent: Only those that it works on, or was the last to.
-            limit: As many, 1 to 10,000.
-            after: What the page before says in its ``after``.
+            limit: Size of a page, 1 to 10,000.
+            after: Where the page before ends: its ``after``.
 
         Raises:
             UnknownName: There is no such agent.
@@ -162,8 +162,8 @@ class TaskCalls:
         Args:
             workflow: Only those of it, by name or id.
             since: Only those that failed at this moment or later.
-            limit: As many, 1 to 10,000.
-            after: What the page before says in its ``after``.
+            limit: Size of a page, 1 to 10,000.
+            after: Where the page before ends: its ``after``.
 
         Raises:
             UnknownName: There is no such workflow.
@@ -212,14 +212,14 @@ class TaskCalls:
         self, agent: str, types: Sequence[str] | None = None, *, lease: timedelta = LEASE
     ) -> Task | None:
         """
-        Give an agent the next task that is ready; ``None`` when there is none. No other gets the same one.
+        Give an agent the next task that is ready, and no other agent the same one; ``None`` where there is none.
 
         The task is the agent's until ``task.lease_until``. It passes ``task.lease`` to ``extend_lease`` while it works,
         and to ``update_task_status`` when it has finished. When it does neither in time, somebody else gets the task.
 
         Args:
             types: Only those; ``None`` is what the agent is capable of, or all where it names no capability.
-            lease: How long it is given the task.
+            lease: For how long it has the task.
 
         Raises:
             UnknownName: There is no such agent.
@@ -234,7 +234,7 @@ class TaskCalls:
         Give an agent one certain task, which it begins with.
 
         Args:
-            lease: How long it is given the task; ``None`` is until somebody says otherwise.
+            lease: For how long it has the task; ``None`` is until somebody says otherwise.
 
         Raises:
             UnknownName: There is no such task or agent.
@@ -250,7 +250,7 @@ class TaskCalls:
         Keep a task for longer: until *duration* from now.
 
         Args:
-            lease: What the agent got with the task.
+            lease: ``task.lease``, as the claim answered it.
 
         Raises:
             UnknownName: There is no such task.
@@ -293,7 +293,8 @@ class TaskCalls:
             result: What came of it, a JSON value.
             reason: Why, above all of a failure.
             agent: Who does it; needed to have an agent begin.
-            lease: What a worker got with the task. A person needs none, and then it counts for nothing.
+            lease: ``task.lease``, as the claim answered it: a worker passes it, a person does without, and then nobody's
+                lease is asked about.
             version: The version that the caller has read; ``None`` takes the task as it is.
 
         Raises:

@@ -68,8 +68,8 @@ class WorkflowCalls:
 
         Args:
             status: ``pending``, ``running``, ``completed``, ``failed`` or ``cancelled``.
-            limit: As many, 1 to 10,000.
-            after: What the page before says in its ``after``.
+            limit: Size of a page, 1 to 10,000.
+            after: Where the page before ends: its ``after``.
 
         Raises:
             InputError: There is no such status, or *limit* is not the size of a page.

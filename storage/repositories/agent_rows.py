@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, delete, func, insert, select, true, update
+from sqlalchemy import Row, bindparam, delete, func, insert, select, true, update
 from sqlalchemy.orm import Session
 
 from storage.errors import SettingsError, StorageError, UnknownName
@@ -25,6 +25,7 @@ MAX_LISTED = 1_000
 
 _AGENTS = Base.metadata.tables[Agent.__tablename__]
 _SCHEDULES = Base.metadata.tables[AgentSchedule.__tablename__]
+_THERE = select(_AGENTS.c.id).where(_AGENTS.c.name.in_(bindparam("names", expanding=True))).limit(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,9 +148,11 @@ def by_name(session: Session, names: Iterable[str]) -> dict[str, Agent]:
     wanted = sorted(names)
     found: dict[str, Agent] = {}
     for start in range(0, len(wanted), MAX_LISTED):
-        listed = Agent.name.in_(wanted[start : start + MAX_LISTED])
-        rows = session.scalars(select(Agent).where(listed).order_by(Agent.id).with_for_update())
-        found |= {agent.name: agent for agent in rows}
+        listed = wanted[start : start + MAX_LISTED]
+        # Hardly ever one is there: whether it is, plain rows tell in half the time of objects.
+        if session.connection().execute(_THERE, {"names": listed}).first() is not None:
+            rows = session.scalars(select(Agent).where(Agent.name.in_(listed)).order_by(Agent.id).with_for_update())
+            found |= {agent.name: agent for agent in rows}
     return found
 
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from sqlalchemy import BigInteger, literal, select
 from sqlalchemy.orm import Session, aliased
 
-from storage.errors import DependencyCycle, InputError, StorageError
+from storage.errors import DependencyCycle, InputError, StorageError, TransientStorageError
 from storage.repositories.references import chunks, find_task, insist_open, lock_tasks, lock_workflows, task_title
-from storage.repositories.task_changes import change, changed_meanwhile, insert_rows
+from storage.repositories.task_changes import change, insert_rows
 from storage.repositories.task_creation import unknown_name
 from storage.states import TaskState
 from storage.work_models import Task, TaskDependency
@@ -46,7 +46,10 @@ def add(session: Session, task_id: int, depends_on: int | str) -> Task:
     locked = lock_tasks(session, {*scope.loose, task.id, before.id})
     upstream = _upstream(session, before)
     if _scope(upstream, task) != scope or not {task.id, before.id} <= locked.keys():
-        raise changed_meanwhile(f"what task {before.id} waits for")
+        # Begun again, it finds what the others did.
+        raise TransientStorageError(
+            f"what task {before.id} waits for has changed meanwhile: try again", sqlstate="40001"
+        )
     task, before = locked[task.id], locked[before.id]
     for workflow in workflows.values():
         if workflow.id == task.workflow_id:

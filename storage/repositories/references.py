@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import ScalarSelect, Select, select
+from sqlalchemy import BigInteger, ColumnElement, Select, literal, select
 from sqlalchemy.orm import Session
 
 from storage.errors import StorageError, UnknownName
@@ -64,16 +64,25 @@ def find_workflow(session: Session, ref: WorkflowRef) -> Workflow:
     Raises:
         UnknownName: There is none; the message names those that are called alike.
     """
-    found = None
-    if isinstance(ref, str):
-        # What no name can be is none, and some of it no database even takes.
-        if is_name(ref):
-            found = session.scalars(select(Workflow).where(Workflow.name == ref)).one_or_none()
-    elif is_id(ref):
-        found = session.scalars(select(Workflow).where(Workflow.id == ref)).one_or_none()
+    found = session.scalars(select(Workflow).where(Workflow.id == workflow_key(session, ref))).one_or_none()
     if found is None:
         raise _unknown_workflow(session, ref)
     return found
+
+
+def workflow_key(session: Session, ref: WorkflowRef) -> ColumnElement[int]:
+    """
+    Return the id of the workflow, as a part of another statement; NULL where there is none of that name.
+
+    Raises:
+        UnknownName: There cannot be such a workflow.
+    """
+    # Some of what cannot be a name or an id no database even compares with.
+    if not (is_name(ref) if isinstance(ref, str) else is_id(ref)):
+        raise _unknown_workflow(session, ref)
+    if not isinstance(ref, str):
+        return literal(ref, BigInteger)
+    return select(Workflow.id).where(Workflow.name == ref).scalar_subquery()
 
 
 def keep_workflows(session: Session, refs: Iterable[WorkflowRef]) -> dict[WorkflowRef, Workflow]:
@@ -113,18 +122,6 @@ def lock_workflow(session: Session, ref: WorkflowRef) -> Workflow:
 def lock_workflows(session: Session, ids: Iterable[int]) -> dict[int, Workflow]:
     """Lock the workflows of *ids*, to change them; return those that there are, by id."""
     return _locked(session, Workflow, ids, _CHANGE)
-
-
-def workflow_key(session: Session, ref: WorkflowRef) -> ScalarSelect[int]:
-    """
-    Return the id of the workflow of that id or name as a part of a statement; NULL where there is none.
-
-    Raises:
-        UnknownName: There can be none.
-    """
-    if not (is_name(ref) if isinstance(ref, str) else is_id(ref)):
-        raise _unknown_workflow(session, ref)
-    return select(Workflow.id).where((Workflow.name if isinstance(ref, str) else Workflow.id) == ref).scalar_subquery()
 
 
 def insist_open(workflow: Workflow) -> None:

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 from sqlalchemy import ColumnElement, case, insert, inspect, literal, null, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from storage.errors import TransientStorageError
 from storage.models import Base, Moment
 from storage.repositories.references import insist_id, task_title
 from storage.states import TASK, TaskState
@@ -114,23 +113,13 @@ def dependent_ids(session: Session, task_id: int) -> list[int]:
     return list(session.scalars(select(TaskDependency.task_id).where(TaskDependency.depends_on == task_id)))
 
 
-def unblock(session: Session, task_id: int, dependents: Collection[int]) -> None:
-    """
-    Note that *dependents* wait for one task less; they were looked up, and locked, together with that one.
-
-    Raises:
-        TransientStorageError: Another one began to wait meanwhile; done again, the transaction finds it.
-    """
+def unblock(session: Session, task_id: int) -> None:
+    """Note that those that depend on *task_id*, which is completed, wait for one task less."""
     waiting = select(TaskDependency.task_id).where(TaskDependency.depends_on == task_id)
-    found = session.scalars(
-        update(Task)
-        .where(Task.id.in_(waiting))
-        .values(blocked_by=Task.blocked_by - 1, version=Task.version + 1)
-        .returning(Task.id),
+    session.execute(
+        update(Task).where(Task.id.in_(waiting)).values(blocked_by=Task.blocked_by - 1, version=Task.version + 1),
         execution_options={"synchronize_session": False},
-    ).all()
-    if not set(found) <= set(dependents):
-        raise changed_meanwhile(f"what waits for task {task_id}")
+    )
 
 
 def step_values(state: str, now: datetime) -> dict[str, Any]:
@@ -149,11 +138,6 @@ def insert_rows(session: Session, model: type[Base], rows: Sequence[dict[str, An
     """Insert *rows* of one table; with RETURNING, SQLAlchemy sends many in one statement instead of one in each."""
     if rows:
         session.execute(insert(model).returning(*inspect(model).primary_key), rows)
-
-
-def changed_meanwhile(what: str) -> TransientStorageError:
-    """Return the error that makes a transaction begin again: *what* it has looked up first is not so any more."""
-    return TransientStorageError(f"{what} has changed meanwhile: try again", sqlstate="40001")
 
 
 def _values(state: str, now: datetime, reason: str, agent_id: int | None) -> dict[str, Any]:

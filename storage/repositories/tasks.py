@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from storage.errors import IllegalTransition, InputError, StaleVersion
 from storage.model import aware
+from storage.models import Agent
 from storage.payloads import check_integer, check_name, check_payload, check_text
 from storage.repositories import claims, dependencies, steps
 from storage.repositories.agent_rows import agent_ids
@@ -315,6 +316,7 @@ class TaskRepository(Repository):
             raise InputError(f"task {task_id} is to run, expected the agent that begins with it: name it or claim")
 
         def work(session: Session) -> Task:
+            # Whoever begins to wait after this look is counted all the same; it is only not locked in the order of ids.
             waiting = dependent_ids(session, task_id) if state == TaskState.COMPLETED else []
             if state == TaskState.PENDING:
                 _insist_workflow_open(session, task_id)
@@ -332,7 +334,7 @@ class TaskRepository(Repository):
             changes = {} if result is None else {"result": result}
             [moved] = move(session, [task], state, now=now, reason=reason, agent_id=agent_id, **changes)
             if state == TaskState.COMPLETED:
-                unblock(session, task_id, waiting)
+                unblock(session, task_id)
             return moved
 
         return self._write("changing a task", work)
@@ -478,11 +480,16 @@ class TaskRepository(Repository):
             if workflow is not None:
                 narrowed = narrowed.where(Task.workflow_id == workflow_key(session, workflow))
             if agent is not None:
-                narrowed = narrowed.where(Task.agent_id == agent_ids(session, [agent])[agent])
+                narrowed = narrowed.where(
+                    Task.agent_id == select(Agent.id).where(Agent.name == agent).scalar_subquery()
+                )
             rows = session.scalars(narrowed.order_by(Task.id).limit(limit + 1)).all()
-            if workflow is not None and not rows:
-                # Looked for only now: each round trip is a quarter of what a page takes.
-                find_workflow(session, workflow)
+            if not rows:
+                # Nothing to show, or nowhere to look: most calls need no second round trip to tell.
+                if workflow is not None:
+                    find_workflow(session, workflow)
+                if agent is not None:
+                    agent_ids(session, [agent])
             return page_of(rows, limit, lambda task: task.id)
 
         return self._read("reading tasks", work)

@@ -324,7 +324,7 @@ def test_claims_do_not_wait(desk: Desk) -> None:
 
 def test_threads_that_share_a_repository(desk: Desk) -> None:
     """Threads that claim from one repository get each task once; several types, one and any."""
-    desk.tasks.create_many([TaskSpec(type=f"t{number % 3}") for number in range(60)], desk.now)
+    desk.tasks.create_many([TaskSpec(type=f"t{number % 3}") for number in range(36)], desk.now)
     start = threading.Barrier(4)
 
     def worker(types: list[str] | None) -> list[int]:
@@ -376,7 +376,7 @@ def test_processes_that_are_killed(desk: Desk, database_url: str, tmp_path: Path
     Eight processes do all there is to do, while three of them are killed: with a task in their hands, in the middle of a
     completion, and wherever it is. Each task is completed once, and tried again where a lease ended.
     """
-    campaign(desk, database_url, tmp_path, processes=8, tasks=10_000 if is_long else 200, lease_s=5 if is_long else 2)
+    campaign(desk, database_url, tmp_path, processes=8, tasks=10_000 if is_long else 150, lease_s=5 if is_long else 2)
 
 
 def test_processes_that_share_a_file(tmp_path: Path, is_long: bool) -> None:
