@@ -165,7 +165,12 @@ def from_us(us: int) -> datetime:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Window:
-    """A half-open time range ``[start, end)``, both ends aware UTC."""
+    """
+    A half-open time range ``[start, end)``, both ends aware.
+
+    Raises:
+        ValueError: An end has no time zone, or the range ends before it starts.
+    """
 
     #: First moment inside.
     start: datetime

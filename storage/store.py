@@ -364,6 +364,9 @@ class Store(Protocol):
             parameters: By name; moments are aware.
             types: Columns of the answer whose values are to be ``datetime`` (aware UTC) or ``bool``. An engine that has
                 no such type stores numbers and needs to be told; the others know.
+
+        Raises:
+            TransientStorageError: The database could not answer now, or not at all: it does not know such a statement.
         """
         ...
 

@@ -77,7 +77,7 @@ RUNS = (
 def work(store: Store) -> None:
     """Give the agents their tasks, one more that nobody has begun, and two messages, one of them to everybody."""
     with writing(store.engine).begin() as connection:
-        agents = dict(connection.execute(select(Agent.name, Agent.id)).tuples().all())
+        agents = dict(iter(connection.execute(select(Agent.name, Agent.id))))
         night = connection.execute(
             insert(Workflow).values(name="night", type="nightly", created_at=NOON).returning(Workflow.id)
         ).scalar_one()

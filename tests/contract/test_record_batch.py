@@ -296,7 +296,7 @@ def test_batch_is_written_once(store: Store) -> None:
     sessions = store.query("SELECT uuid, name, is_collector FROM collector_sessions").rows
     everybody = "has_function_privilege('public', 'record_batch(uuid, bigint, jsonb)', 'EXECUTE')"
 
-    assert store.query(f"SELECT {everybody}").rows == [(False,)]  # noqa: S608  # words of our own
+    assert store.query(f"SELECT {everybody}").rows == [(False,)]
     assert first == {"accepted": 1, "rejected": {}, "replayed": False}
     assert again == {"accepted": 0, "rejected": {}, "replayed": True}
     assert second == {"accepted": 0, "rejected": {}, "replayed": False}
@@ -454,7 +454,7 @@ def test_application_needs_no_other_right(database_servers: Servers, engine_name
             login = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(application), application)
             connection.execute(login)
             said = statements.replace("CREATE ROLE orders LOGIN;\n", "").replace("orders", application)
-            connection.execute(said.replace("fleetpulse;", f"{connection.info.dbname};").encode())
+            connection.execute(said.replace("DATABASE fleetpulse", f"DATABASE {connection.info.dbname}").encode())
         with place.store() as store:
             add_agent(store, "alpha")
         rows = {"agent_samples": [sample()]}
