@@ -7,13 +7,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 
-from bench import columnstore, ingest, reports, rollup, scale
+from bench import columnstore, cost, export, ingest, reports, rollup, scale, work
 
 #: Each takes the address of a server, and measures on an embedded one without.
 BENCHMARKS: Mapping[str, Callable[[str | None], bool]] = {
     "ingest": ingest.run,
     "columnstore": columnstore.run,
     "reports": reports.run,
+    "export": export.run,
+    "cost": cost.run,
+    "work": work.run,
     # These two are about the engine `postgresql`, and about the collector.
     "rollup": lambda _server_url: rollup.run(),
     "scale": lambda _server_url: scale.run(),

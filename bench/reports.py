@@ -1,5 +1,5 @@
 """
-How long a person waits for a report: 30 days of 100 agents, answered out of the tiers.
+How long a person waits for a report of health: 30 days of 100 agents, answered out of the tiers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from bench.databases import fresh_store
 from bench.figures import Figure, show
-from reports.catalogue import CATALOGUE
+from reports.health_reports import HEALTH
 from reports.run import run as run_report
 from rollups.refresh import refresh_all
 from storage.model import Table, Tier, Window, floor
@@ -79,7 +79,7 @@ def measure(store: Store) -> list[Figure]:
     fill(store, now)
     window = Window(now - timedelta(days=DAYS - 1), now)
     figures: list[Figure] = []
-    for name in CATALOGUE:
+    for name in (each.name for each in HEALTH):
         took: list[float] = []
         for _ in range(ASKED):
             started = time.perf_counter()

@@ -61,7 +61,7 @@ def tell(service: PersistenceService, clock: Clock) -> None:
     # A workflow, its tasks at once: those of one call may name each other.
     service.create_workflow("annual-report", type="report", payload={"year": 2026})
     service.update_workflow_status("annual-report", "running")
-    outline, sources, figures, draft = service.create_tasks(
+    outline, *_, draft = service.create_tasks(
         [
             TaskSpec(type="plan", name="outline", workflow="annual-report", subtasks=("collect", "order")),
             TaskSpec(type="research", name="sources", workflow="annual-report", depends_on=("outline",)),
@@ -159,7 +159,9 @@ def ask(database: DatabaseManager, window: Window) -> None:
 
     tokens = frames.agent_metrics(store, "tokens", window, step="1min")
     runs = frames.task_runs(store, window=window)
-    print(f"\n{tokens['sum'].sum():.0f} tokens in {len(tokens)} minutes, {len(runs)} runs of {runs['task'].nunique()} tasks")
+    print(
+        f"\n{tokens['sum'].sum():.0f} tokens in {len(tokens)} minutes, {len(runs)} runs of {runs['task'].nunique()} tasks"
+    )
     print(frames.join_tasks(tokens, runs).groupby("task", observed=True)["sum"].sum().to_string())
     print(frames.report_frame(report(store, "availability", window=window)).to_string())
 

@@ -68,7 +68,7 @@ _GAUGES = tuple(
 
 def sample_fleet(store: Store, *, days: int = 3, end: datetime | None = None, seed: int = 1) -> Window:
     """
-    Write the history of a small fleet into *store*, which has no agents yet, and roll it up.
+    Write the history of a small fleet into *store*, which has a schema and no agents yet, and roll it up.
 
     Args:
         days: Of history, up to *end*.

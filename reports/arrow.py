@@ -89,6 +89,8 @@ def _session(driver: Any, source: ArrowSource) -> Iterator[Reader]:
         with closing(driver.connect(source.uri, autocommit=True)) as connection, closing(connection.cursor()) as cursor:
             for statement in source.begin:
                 cursor.execute(statement)
+                # A COPY is over with its last row.
+                cursor.fetchall()
             cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": str(BATCH_BYTES)})
             yield _Copies(cursor, source)
     except driver.Error as exc:

@@ -7,6 +7,7 @@ All of a file is of one moment of the database. Rows come in the order of time, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -50,7 +51,8 @@ def export_series(
         TransientStorageError: The database could not answer, or dropped what was being read.
     """
     insist_free(target)
-    with reading(store) as reader:
+    with ExitStack() as stack:
+        reader = stack.enter_context(reading(store))
         question = ask(reader, series, window, shape.step, raw=shape.raw)
         schema, tables = shaped(question, shape, reader)
         chosen = question.choice.window
@@ -61,7 +63,8 @@ def export_series(
 
         def checked() -> Iterator[pa.Table]:
             yield from tables
-            # Before the file gets its name.
+            stack.close()
+            # Of what is now, not of the snapshot, and before the file gets its name.
             insist_kept(store, question)
 
         rows = files.write(target, schema, checked(), told)
@@ -88,9 +91,9 @@ def export_relation(
         TransientStorageError: The database could not answer.
     """
     insist_free(target)
-    relation = relations.relation(name)
+    relation = relations.relation(store, name)
     with reading(store) as reader:
-        selection = relations.select(store, reader, relation, window=window, filters=filters, ids=ids)
+        selection = relations.select(reader, relation, window=window, filters=filters, ids=ids)
         count = selection.count(reader)
         done = 0
 

@@ -28,7 +28,7 @@ import pyarrow as pa
 from reports import relations
 from reports.arrow import Field, reading, schema_of
 from reports.definition import Column
-from reports.names import OUTCOMES, Dictionary
+from reports.names import OUTCOMES, Dictionary, Ints
 from reports.run import Report
 from reports.series import Question, Series, ask, insist_kept, plain_ids
 from reports.shapes import resample, with_means
@@ -180,10 +180,10 @@ def table(
         InputError: There is no such relation, it has no time, or no such column.
         UnknownName: There is no agent, host, metric or workflow of a name.
     """
-    relation = relations.relation(name)
+    relation = relations.relation(store, name)
     chosen = {key: _names(value) for key, value in filters.items() if value is not None}
     with reading(store) as reader:
-        selection = relations.select(store, reader, relation, window=window, filters=chosen, ids=ids)
+        selection = relations.select(reader, relation, window=window, filters=chosen, ids=ids)
         rows = pa.Table.from_batches(list(selection.stream(reader)), schema=schema_of(selection.fields))
     frame = pd.DataFrame({each.name: _column(rows.column(each.name), each) for each in selection.fields})
     frame.attrs = {"table": name, "units": {each.name: each.unit for each in selection.fields if each.unit}}
@@ -292,32 +292,29 @@ def _series(store: Store, series: Series, window: Window, step: Step | None, *, 
 
 
 def frame_of(rows: pa.Table, question: Question) -> pd.DataFrame:
-    """Return the *rows* of a question as a long frame, in the order of time, then of names."""
-    columns: dict[str, Any] = {}
+    """Return the *rows* of a question as a long frame, in the order of time, then of ids, as files have them."""
     moments = rows.column(question.time).cast(pa.int64()).to_numpy()
-    keys: list[Any] = []
-    for field in question.fields[1:]:
-        values = rows.column(field.name)
-        if field.name not in question.names:
-            columns[field.name] = values.to_numpy()
-            continue
-        ids = plain_ids(values)
-        for label, dictionary in question.names[field.name].items():
-            columns[label] = codes = dictionary.codes(ids)
-            if field.name in question.keys:
-                keys.append(codes)
-    order = _order(moments, keys)
+    columns = {field.name: plain_ids(rows.column(field.name)) for field in question.fields[1:]}
+    order = _order(moments, [columns[key] for key in question.keys])
     if order is not None:
         moments = moments[order]
         columns = {name: values[order] for name, values in columns.items()}
-    for field_names in question.names.values():
-        for label, dictionary in field_names.items():
-            columns[label] = _categorical(columns[label], dictionary)
+    named: dict[str, Any] = {}
+    metrics: list[str] = []
+    for name, values in columns.items():
+        if name not in question.names:
+            named[name] = values
+            continue
+        dictionaries = question.names[name]
+        there = present(values, dictionaries)
+        named |= {label: _categorical(values, there, known) for label, known in dictionaries.items()}
+        if name == "metric_id":
+            metrics = ["".join(each) for each in zip(*(known.of(there) for known in dictionaries.values()), strict=True)]
     if question.choice.tier is not Tier.RAW:
-        columns = with_means(columns)
+        named = with_means(named)
     index = pd.DatetimeIndex(moments.view("M8[us]"), name=question.time).tz_localize("UTC")
-    frame = pd.DataFrame(columns, index=index, copy=False)
-    frame.attrs.update(attrs_of(question, _metrics(frame), list(columns)))
+    frame = pd.DataFrame(named, index=index, copy=False)
+    frame.attrs.update(attrs_of(question, sorted(metrics), list(named)))
     return frame
 
 
@@ -349,14 +346,6 @@ def attrs_of(question: Question, metrics: Iterable[str], columns: Sequence[str])
     }
 
 
-def _metrics(frame: pd.DataFrame) -> list[str]:
-    """Return the metrics that *frame* has rows of, labels included."""
-    if "metric" not in frame:
-        return []
-    pairs = frame[["metric", "labels"]].drop_duplicates()
-    return sorted(name + labels for name, labels in pairs.itertuples(index=False))
-
-
 def _order(moments: Any, keys: Sequence[Any]) -> Any:
     """Return the order by moments, then by keys; ``None`` where rows stand in it already, as they mostly do."""
     if len(moments) < 2:
@@ -369,10 +358,17 @@ def _order(moments: Any, keys: Sequence[Any]) -> Any:
     return np.lexsort((*reversed(keys), moments)) if falls.any() else None
 
 
-def _categorical(codes: Any, known: Dictionary) -> pd.Categorical:
-    """Return names as a categorical: of outcomes all that there are, otherwise those that occur."""
-    found = pd.Categorical.from_codes(codes, pd.Index(known.names, dtype="str"), validate=False)
-    return found if known is OUTCOMES else found.remove_unused_categories()
+def _categorical(ids: Ints, there: Ints, known: Dictionary) -> pd.Categorical:
+    """
+    Return names as a categorical: of outcomes all that there are, otherwise those that occur.
+
+    Args:
+        there: Each id that is among *ids*: looking a million of them through once is enough.
+    """
+    if known is OUTCOMES:
+        return pd.Categorical.from_codes(known.codes(ids), pd.Index(known.names, dtype="str"), validate=False)
+    used = known.narrowed(there)
+    return pd.Categorical.from_codes(used.codes(ids), pd.Index(used.names, dtype="str"), validate=False)
 
 
 def empty_frame(fields: Sequence[Field]) -> pd.DataFrame:

@@ -43,7 +43,7 @@ HEALTH = (
         filters=("agent", "type"),
         columns=columns(
             *("agent", "~type", "expected:slots", "up:slots", "down:slots", "unobserved:slots"),
-            *("~skipped:slots", "~lost:slots", "paused:slots", "availability:ratio", "coverage:ratio"),
+            *("~skipped:slots", "~lost:slots", "~paused:slots", "availability:ratio", "coverage:ratio"),
         ),
     ),
     Definition(
@@ -63,8 +63,8 @@ HEALTH = (
             ),
         ),
         columns=columns(
-            *("host", "metric", "labels", "~unit", "days:n", "~first_mean:1", "last_mean:1"),
-            *("slope_per_day:1", "~r2:1", "days_left:1", "full_on:date"),
+            *("host", "metric", "labels", "~unit", "~days:n", "~first_mean:1", "last_mean:1"),
+            *("slope_per_day:1", "~r2:1", "~days_left:1", "full_on:date"),
         ),
         finish=_dated,
     ),
@@ -92,7 +92,7 @@ HEALTH = (
             ),
         ),
         columns=columns(
-            *("agent", "~type", "up:slots", "down:slots", "availability:ratio", "~target:ratio"),
+            *("agent", "~type", "~up:slots", "~down:slots", "availability:ratio", "~target:ratio"),
             *("~allowed_down:1", "used:ratio", "remaining:1", "burn_rate:1", "exhausted?"),
         ),
     ),
@@ -122,7 +122,7 @@ HEALTH = (
         span=Span.MINUTES,
         filters=("agent", "type"),
         columns=columns(
-            *("agent", "~type", "n:n", "p50_ms:ms", "p90_ms:ms", "p95_ms:ms", "p99_ms:ms", "max_ms:ms", "mean_ms:ms"),
+            *("agent", "~type", "n:n", "p50_ms:ms", "~p90_ms:ms", "p95_ms:ms", "p99_ms:ms", "max_ms:ms", "~mean_ms:ms"),
         ),
     ),
     Definition(

@@ -40,6 +40,21 @@ class Dictionary:
         """Return the place of each id's name in ``names``, -1 where it has none."""
         return self.places.take(ids, mode="clip")
 
+    def of(self, ids: Ints) -> list[str]:
+        """Return the name of each id; of one without a name that of none."""
+        return ["" if code < 0 else self.names[code] for code in self.codes(ids)]
+
+    def narrowed(self, ids: Ints) -> Dictionary:
+        """Return the same with no names but those of *ids*."""
+        codes = np.unique(self.codes(ids))
+        codes = codes[codes >= 0]
+        if len(codes) == len(self.names):
+            return self
+        moved = np.full(len(self.names) + 1, -1, dtype=np.int32)
+        moved[codes] = np.arange(len(codes), dtype=np.int32)
+        # The place of none, -1, is the last element, and stays what it is.
+        return Dictionary(names=tuple(self.names[code] for code in codes), places=moved[self.places])
+
 
 def dictionary(ids: Sequence[int], names: Sequence[str]) -> Dictionary:
     """Return the dictionary in which the *ids* have *names*."""

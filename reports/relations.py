@@ -8,7 +8,7 @@ that its name does: a column of one name is one thing in every view, and a test 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import pyarrow as pa
@@ -62,7 +62,7 @@ class Relation:
     time: str = ""
     #: Column of the end of what began then, NULL while it goes on: a window chooses what it touches.
     until: str = ""
-    #: Of a table; a view's are asked for.
+    #: Of a view those of the moment: ``relation`` asks for them.
     columns: tuple[Field, ...] = ()
 
 
@@ -170,17 +170,32 @@ SERIES: Mapping[str, tuple[Table, Tier | None]] = MappingProxyType(
 )
 
 
-def relation(name: str) -> Relation:
+def insist_known(name: str) -> None:
     """
-    Return the relation called *name*.
+    Insist on a relation or time series called *name*.
 
     Raises:
-        InputError: There is none, or it is a time series; the message names the nearest.
+        InputError: There is none; the message names the nearest.
     """
-    found = RELATIONS.get(name)
-    if found is None:
+    if name not in RELATIONS and name not in SERIES:
         raise InputError(f'table "{name}" does not exist: {suggestion(name, [*SERIES, *RELATIONS])}')
-    return found
+
+
+def relation(store: Store, name: str) -> Relation:
+    """
+    Return the relation called *name*, with its columns.
+
+    Raises:
+        InputError: There is none; the message names the nearest.
+    """
+    insist_known(name)
+    if name in SERIES:
+        raise InputError(f"{name} is a time series, expected a table or view: {', '.join(RELATIONS)}")
+    found = RELATIONS[name]
+    if found.columns:
+        return found
+    names = store.query(f"SELECT * FROM {name} WHERE 1 = 0").columns  # noqa: S608  # one of our own names
+    return replace(found, columns=tuple(view_field(found, each) for each in names))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +217,6 @@ class Selection:
 
 
 def select(
-    store: Store,
     reader: Reader,
     relation: Relation,
     *,
@@ -211,7 +225,7 @@ def select(
     ids: bool = False,
 ) -> Selection:
     """
-    Return how the rows of *relation* are read.
+    Return how the rows of *relation*, with its columns, are read.
 
     Args:
         window: Rows of that time; what has a beginning and an end is chosen when it touches the window.
@@ -223,10 +237,7 @@ def select(
         InputError: The relation has no time, or not that column.
         UnknownName: There is no agent, host, metric or workflow of a name.
     """
-    own = relation.columns or tuple(
-        view_field(relation, name)
-        for name in store.query(f"SELECT * FROM {relation.name} WHERE 1 = 0").columns  # noqa: S608  # our own names
-    )
+    own = relation.columns
     there = [each.name for each in own]
     conditions, parameters = _conditions(reader, relation, there, window, filters or {})
     columns: list[tuple[str, Field]] = []

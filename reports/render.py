@@ -187,12 +187,12 @@ def _heading(column: Column) -> str:
 
 _FORMATS: Mapping[str, Callable[[float], str]] = MappingProxyType(
     {
-        "1": lambda value: f"{value:,.2f}",
+        "1": lambda value: f"{value:z,.2f}",
         "n": lambda value: f"{value:,}",
         "ratio": ratio,
         "%": lambda value: f"{value:.1f}",
         "ms": lambda value: f"{value:.1f}",
         "s": duration,
-        "slots": lambda value: f"{value}",
+        "slots": lambda value: f"{value:,}",
     }
 )

@@ -62,8 +62,9 @@ def run(
             kept; what is returned names the window that was used. A report about now ignores it. What the report
             usually looks back to, when not given.
         filters: ``agent``, ``type``, ``host``, ``workflow``, … to the one value wanted, as the report allows.
-        options: Numbers that the report takes, such as ``target``; its defaults stand for those that are not given.
-        tz: In whose days and hours it is told.
+        options: Numbers that the report takes, such as ``target``, or ``burn_for_s`` in seconds; its defaults stand for
+            those that are not given.
+        tz: In whose days it counts, where it counts by days, and in whose time people read it; the answer is in UTC.
 
     Raises:
         UnknownReport: There is no such report, filter or option, nothing of the name that a filter asks for, a filter is

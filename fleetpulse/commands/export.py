@@ -113,7 +113,7 @@ def export(
     now = datetime.now(UTC)
     found = relations.SERIES.get(table)
     if found is None:
-        relations.relation(table)
+        relations.insist_known(table)
         _refuse(table, {"--step": step, "--wide": wide, "--value": value})
         whole = since is None and until == "now"
         window = None if whole else parse_window(since or "1970-01-01", until, now)

@@ -161,7 +161,8 @@ def _remark(answer: Report) -> str:
     zone = "" if answer.tz is UTC else f", times in {answer.tz}"
     if answer.window is None:
         return f"{answer.name}: {rows}{zone}"
-    return f"{answer.name}: {rows}, {iso(answer.window.start, answer.tz)} to {iso(answer.window.end, answer.tz)}{zone}"
+    start, end = (iso(at.replace(microsecond=0), answer.tz) for at in (answer.window.start, answer.window.end))
+    return f"{answer.name}: {rows}, {start} to {end}{zone}"
 
 
 def _show_catalogue(form: RowFormat, reports: Iterable[Definition]) -> None:

@@ -5,7 +5,7 @@
 -- Time is counted in seconds since the start, alike on every engine. A cell is one bucket of one agent; it lasts until
 -- cut_s. A run becomes a piece in each cell that it touches. shared_s is what a run that went on from the beginning of
 -- its cell would have been given by then: a run has the shared_s of its end less that of its beginning, which is all
--- that has to be added up for the runs of a workflow.
+-- that has to be added up for the runs of a workflow. Of edges at one moment, only the first has a stretch before it.
 WITH RECURSIVE runs AS (
     SELECT r.agent_id * CAST(1000000 AS double precision) AS agent_cells,
            t.workflow_id,
@@ -48,17 +48,15 @@ WITH RECURSIVE runs AS (
            e.workflow_id,
            e.at_s,
            e.change,
-           SUM(e.change) OVER w AS running,
-           LEAD(e.at_s) OVER w - e.at_s AS length_s
+           (e.at_s - LAG(e.at_s) OVER w) / NULLIF(SUM(e.change) OVER w, 0) AS each_s
     FROM edges AS e
-    WINDOW w AS (PARTITION BY e.cell ORDER BY e.at_s)
+    WINDOW w AS (PARTITION BY e.cell ORDER BY e.at_s ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
 ), marked AS (
     SELECT s.cell,
            s.workflow_id,
            s.change,
-           SUM(s.length_s / NULLIF(s.running, 0)) OVER w AS shared_s
+           SUM(s.each_s) OVER (PARTITION BY s.cell ORDER BY s.at_s) AS shared_s
     FROM stretches AS s
-    WINDOW w AS (PARTITION BY s.cell ORDER BY s.at_s GROUPS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
 ), shares AS (
     SELECT m.cell,
            m.workflow_id,

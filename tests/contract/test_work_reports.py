@@ -89,6 +89,8 @@ def throughput_history(store: Store) -> None:
         work.task("sum", Run("w1", 7100, 7200, "completed"), state="completed", made=60)
         # Failed in the window, and waits for another try: it has not failed any more.
         work.task("retried", Run("w1", 300, 310, "failed"), state="pending", made=-5)
+        # Began before the window and goes on: nothing happened in it.
+        work.task("goes on", Run("w1", -30), state="running", made=-40)
         work.task("gone", state="cancelled", made=-60, finished=7199)
         work.task("before", Run("w1", -50, -0.000001, "completed"), state="completed", made=-60)
         work.task("later", Run("w1", 7200, 7300, "completed"), state="completed", made=7200)
@@ -243,6 +245,8 @@ def test_hot_spots_are_where_runs_end_badly(store: Store) -> None:
         for number, reason in enumerate(("zebra", "apple", "")):
             work.task("ask", Run("w2", number, 10, "failed", reason), state="failed")
         work.task("ask", Run("w1", 5, 6, "cancelled", "not needed"), state="cancelled")
+        # Nobody saw the end of its lease before 5.
+        work.task("lost", Run("w2", 1, 2, "lease_expired", "lease over", seen=5))
         # Before and at the end of the window.
         work.task("ask", Run("w1", -0.5, 6, "failed", "early"), state="failed", made=-1)
         work.task("ask", Run("w1", 7200, 7300, "failed", "late"), state="failed")
@@ -253,6 +257,7 @@ def test_hot_spots_are_where_runs_end_badly(store: Store) -> None:
         ("sum", "w1", 5, 2, 2, 1, 0.75, 0.4, "timeout"),
         ("ask", "w2", 3, 0, 3, 0, 1.0, 0.0, "apple"),
         ("sum", "w2", 1, 1, 1, 0, 1.0, 1.0, "disk full"),
+        ("lost", "w2", 1, 0, 0, 1, 1.0, 0.0, "lease over"),
         ("ask", "w1", 1, 0, 0, 0, 0.0, 0.0, None),
     ]
     assert picked(rows(store, "hot_spots", options={"limit": 1}), "agent") == [("w1",)]
@@ -377,12 +382,14 @@ def radius_history(store: Store) -> dict[str, int]:
         # Due when the agent is back from half an hour, not from two.
         ids["tomorrow"] = work.task("train", due=3600)
         ids["then"] = work.task("plain", after=[ids["tomorrow"]], blocked_by=1)
+        ids["later"] = work.task("plain", due=3600, after=[ids["run"]], blocked_by=1)
+        ids["last"] = work.task("plain", after=[ids["later"]], blocked_by=1)
         # Its lease outlives half an hour.
         ids["long"] = work.task("plain", Run("gpu", -30), state="running", lease_until=3600)
         # Nobody takes it away: it waits for as long as it takes.
         ids["held"] = work.task("plain", Run("gpu", -30), state="running")
         # Not concerned: another agent's, what others can do, finished ones, those that nobody does.
-        work.task("plain", Run("cpu", -30), state="running", lease_until=600)
+        work.task("plain", Run("cpu", -30), state="running", lease_until=600, after=[ids["run"]])
         work.task("plain")
         work.task("train", Run("gpu", -30, -20, "completed"), state="completed")
         work.task("train", state="cancelled", finished=-10, after=[ids["run"]])
@@ -426,7 +433,7 @@ def test_blast_radius_grows_with_the_outage(store: Store) -> None:
     # The lease of run outlives five minutes: mid does not wait for the outage, train does as before.
     assert tasks[300] == half_an_hour - {ids["run"], ids["mid"]}
     assert tasks[1800] == half_an_hour
-    assert tasks[7200] == half_an_hour | {ids["tomorrow"], ids["then"], ids["long"]}
+    assert tasks[7200] == half_an_hour | {ids[name] for name in ("tomorrow", "then", "later", "last", "long")}
 
 
 def test_blast_radius_depends_on_who_else_is_up(store: Store) -> None:
@@ -531,6 +538,33 @@ def test_work_reports_answer_the_same_types_on_every_engine(store: Store) -> Non
                 assert value is None or type(value) is expected, (report.name, column.name, value)
                 assert not isinstance(value, datetime) or value.utcoffset() == timedelta(0)
                 assert not isinstance(value, float) or math.isfinite(value)
+
+
+def test_wait_begins_when_a_task_could_have_been_begun(store: Store) -> None:
+    """Made, due, and what it depends on completed, whichever was last; of first runs alone, and never below nothing."""
+    add_agent(store, "w")
+    with history(store, NOON) as work:
+        a = work.task("t", Run("w", 10, 30, "completed"), name="a", state="completed", made=2)
+        work.task("t", Run("w", 10, 20, "completed"), name="due", state="completed", due=4)
+        # Put off after its first run: that one did not wait for it.
+        work.task("t", Run("w", 10, 20, "failed"), name="put off", due=500)
+        work.task("t", Run("w", 37, 40, "completed"), name="after", state="completed", due=20, after=[a])
+        work.task(
+            "t", Run("w", 15, 20, "failed"), Run("w", 90, 95, "completed"), name="again", state="completed", made=1
+        )
+        # By clocks that do not agree.
+        work.task("t", Run("w", 10, 20, "completed"), name="early", state="completed", made=11)
+    found = store.query("SELECT task, attempt, wait_s FROM task_runs ORDER BY run_id").rows
+
+    assert found == [
+        ("a", 1, 8.0),
+        ("due", 1, 6.0),
+        ("put off", 1, 10.0),
+        ("after", 1, 7.0),
+        ("again", 1, 14.0),
+        ("again", 2, None),
+        ("early", 1, 0.0),
+    ]
 
 
 def test_views_of_work_say_the_same(store: Store) -> None:

@@ -4,6 +4,7 @@ The command line where it needs no database: its shape, its errors, its streams.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -12,12 +13,13 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 import typer
 
 from fleetpulse import cli
-from fleetpulse.moments import parse_moment, parse_window
+from fleetpulse.moments import parse_moment, parse_window, parse_zone
 from reports.catalogue import CATALOGUE
 from storage.errors import SettingsError
 from storage.model import Window
@@ -105,8 +107,33 @@ def test_report_is_documented_column_by_column() -> None:
     ("arguments", "said"),
     [
         (["report", "availabilty"], 'report "availabilty" does not exist: did you mean "availability"'),
-        (["report"], "report has no name: expected one of availability, blast_radius, "),
+        (["report"], "report has no name: expected one of availability, blast_radius, capacity_trend, error_budget, "),
+        (["report", "availabilty", "--list"], 'report "availabilty" does not exist: did you mean "availability"'),
         (["report", "incidents", "--since", "soon"], '--since is "soon", expected a duration back from now'),
+        (
+            ["report", "incidents", "--since", "1969-12-31"],
+            '--since is "1969-12-31", expected a moment in the years 1970',
+        ),
+        (
+            ["report", "incidents", "--until", "2200-01-01"],
+            '--until is "2200-01-01", expected a moment in the years 1970',
+        ),
+        (["report", "fleet_health", "--since", "1h"], "report fleet_health is about now: expected neither --since nor"),
+        (["report", "incidents", "--host", "h"], 'report incidents has no filter "host": expected agent, type'),
+        (["report", "latency", "--target", "0.9"], 'report latency has no option "target": expected none'),
+        (
+            ["report", "capacity_trend", "--target", "0.9"],
+            'report capacity_trend has no option "target": expected full_at',
+        ),
+        (["report", "error_budget", "--target", "1"], "report error_budget option target is 1, expected 0 to 0.999999"),
+        (["report", "error_budget", "--target", "nan"], "report error_budget option target is nan, expected 0 to"),
+        (["report", "error_budget", "--target", "x"], "invalid value for '--target'"),
+        (["report", "error_budget", "--burn-for", "60"], '--burn-for is "60", expected a duration with its unit'),
+        (["report", "error_budget", "--burn-for", "1s"], "report error_budget option burn_for_s is 1, expected 60 to"),
+        (["report", "blast_radius"], "report blast_radius needs a filter: expected agent"),
+        (["report", "latency", "--tz", "Berlin"], '--tz is "Berlin", did you mean Europe/Berlin'),
+        (["report", "latency", "--tz", "Europe"], '--tz is "Europe", did you mean Europe/'),
+        (["report", "latency", "--tz", "../etc/passwd"], '--tz is "../etc/passwd", expected a name of the IANA'),
         (["report", "incidents", "--since", "1h", "--until", "2h"], "window is empty: --since 1h is"),
         (["report", "--lis"], "no such option: --lis"),
         (["status", "--format", "xml"], "invalid value for '--format'"),
@@ -195,12 +222,52 @@ def test_setting_in_the_environment_is_used(
     assert '--since is "never"' in capsys.readouterr().err
 
 
+def test_report_takes_a_flag_for_each_filter_and_option_of_the_catalogue() -> None:
+    """Whatever some report takes can be typed, and its help says what it is; reports are named by --list alone."""
+    flags = {flag: option for option in COMMANDS["fleetpulse report"].params for flag in option.opts}
+    taken = {each for report in CATALOGUE.values() for each in report.filters}
+    options = {option.word: option for report in CATALOGUE.values() for option in report.options}
+
+    assert taken | set(options) <= {flag.removeprefix("--").replace("-", "_") for flag in flags}
+    for word, option in options.items():
+        assert option.description[1:] in flags[f"--{word.replace('_', '-')}"].help
+    assert not any(name in (COMMANDS["fleetpulse report"].help or "") for name in CATALOGUE)
+
+
+def test_report_option_has_an_environment_variable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An option that comes from the catalogue is no less of one."""
+    monkeypatch.setenv("FLEETPULSE_REPORT_BURN_FOR", "soon")
+    code = cli.call(["report", "error_budget"])
+
+    assert code == 2
+    assert '--burn-for is "soon"' in capsys.readouterr().err
+
+
+def test_report_list_says_what_each_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    """Filters, those that are needed, and options with their defaults; of one report where one is named."""
+    assert cli.call(["report", "--list"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert cli.call(["report", "error_budget", "--list", "--format", "json"]) == 0
+    (document,) = json.loads(capsys.readouterr().out)
+
+    assert set(CATALOGUE) <= set(lines)
+    assert lines["error_budget"].endswith(" --agent, --type, --target 0.999, --burn-for 1h")
+    assert " --agent (required), --down-for 30m" in lines["blast_radius"]
+    assert document["filters"] == ["agent", "type"]
+    assert [(option["name"], option["default"]) for option in document["options"]] == [
+        ("target", 0.999),
+        ("burn_for_s", 3600),
+    ]
+
+
 def test_version_and_help_go_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
     """What was asked for is data."""
     assert cli.call(["--version"]) == 0
     assert re.fullmatch(r"fleetpulse \S+\n", capsys.readouterr().out)
     assert cli.call(["report", "--help"]) == 0
-    assert "availability" in capsys.readouterr().out
+    assert "--tz ZONE" in capsys.readouterr().out
 
 
 def _process(arguments: list[str], **options: Any) -> subprocess.Popen[bytes]:
@@ -248,11 +315,45 @@ def test_output_off_a_terminal_has_no_colours_and_no_cut_lines() -> None:
     ],
 )
 def test_moments_are_back_from_now_or_iso(text: str, moment: datetime) -> None:
-    """Durations count back from now; times without a zone are UTC."""
+    """Durations count back from now; times without a zone are UTC where nobody says otherwise."""
     assert parse_moment(text, NOW, "--since") == moment
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "7", "2026-13-01", "0001-01-01T00:00:00+14:00"])
+def test_moments_without_a_zone_are_of_the_zone_that_is_asked_for() -> None:
+    """Midnight is that of the reader, on both sides of a change of clocks; what names its zone keeps it."""
+    berlin = parse_zone("Europe/Berlin")
+
+    assert parse_moment("2026-03-28", NOW, "--since", berlin) == datetime(2026, 3, 27, 23, tzinfo=UTC)
+    assert parse_moment("2026-03-30", NOW, "--since", berlin) == datetime(2026, 3, 29, 22, tzinfo=UTC)
+    assert parse_moment("2026-03-01T12:00Z", NOW, "--since", berlin) == datetime(2026, 3, 1, 12, tzinfo=UTC)
+    assert parse_window("2026-03-10", "2026-03-11", NOW, berlin) == Window(
+        datetime(2026, 3, 9, 23, tzinfo=UTC), datetime(2026, 3, 10, 23, tzinfo=UTC)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("berlin", "did you mean Europe/Berlin"),
+        ("new york", "did you mean America/New_York"),
+        ("Asia/Katmandoo", "did you mean Asia/Kat"),
+        ("", 'expected a name of the IANA, such as "Europe/Berlin" or "UTC"'),
+    ],
+)
+def test_zones_that_are_none_are_refused_with_the_nearest(name: str, said: str) -> None:
+    """People know their city; the message knows the zone."""
+    with pytest.raises(SettingsError, match=re.escape(f'--tz is "{name}", {said}')):
+        parse_zone(name)
+
+
+def test_zone_of_utc_is_utc() -> None:
+    """However it is written."""
+    assert parse_zone("UTC") is UTC
+    assert parse_zone("utc") is UTC
+    assert parse_zone("Europe/Berlin") == ZoneInfo("Europe/Berlin")
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "7", "2026-13-01", "0001-01-01T00:00:00+14:00", "60y", "9999-12-31"])
 def test_moments_that_are_none_are_refused(text: str) -> None:
     """What is neither is named with its flag."""
     with pytest.raises(SettingsError, match=re.escape(f'--until is "{text}", expected')):

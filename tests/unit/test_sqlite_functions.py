@@ -225,4 +225,4 @@ def test_views_are_those_of_the_other_engines() -> None:
     """Each view of the file has a counterpart there; functions are of this module here."""
     own, others = (set(load("storage", f"sql/{engine}/views.sql")) for engine in ("sqlite", "postgresql"))
 
-    assert own == others - {"slots_between", "lost_between"}
+    assert own == others - {"slots_between", "lost_between", "seconds_between", "local_day"}
