@@ -17,7 +17,7 @@ LOCK := PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS= PIP_EXTRA_INDEX_URL= CUSTOM_CO
 # npm packages of the tests; the stamp goes with them.
 WASM := tests/wasm/node_modules/.stamp
 
-.PHONY: run test check format bench lock venv wasm clean
+.PHONY: run test check format bench notebooks lock venv wasm clean
 .DEFAULT_GOAL := run
 
 run: $(VENV)/.run
@@ -38,6 +38,10 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench
+
+# Strips the notebooks of what they printed, and draws their pictures in docs/images anew.
+notebooks: $(VENV)/.dev
+	$(BIN)/python -m notebooks.pictures
 
 lock: $(VENV)/.dev
 	$(LOCK) --extra build --extra frames --output-file requirements.txt pyproject.toml

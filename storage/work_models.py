@@ -105,6 +105,8 @@ class Task(Base):
         ),
         Index("tasks_leased_idx", "lease_until", postgresql_where=_LEASED, sqlite_where=_LEASED),
         Index(None, "workflow_id", "id"),
+        Index(None, "agent_id", "id"),
+        Index(None, "state", "id"),
         Index(None, "type", "created_at"),
         Index(None, "state", "finished_at"),
         NEVER_AGAIN,

@@ -120,7 +120,9 @@ def upgrade() -> None:
         postgresql_where=sa.text("state = 'running'"),
         sqlite_where=sa.text("state = 'running'"),
     )
+    op.create_index(op.f("tasks_agent_id_id_idx"), "tasks", ["agent_id", "id"], unique=False)
     op.create_index(op.f("tasks_state_finished_at_idx"), "tasks", ["state", "finished_at"], unique=False)
+    op.create_index(op.f("tasks_state_id_idx"), "tasks", ["state", "id"], unique=False)
     op.create_index(op.f("tasks_type_created_at_idx"), "tasks", ["type", "created_at"], unique=False)
     op.create_index(op.f("tasks_workflow_id_id_idx"), "tasks", ["workflow_id", "id"], unique=False)
     op.create_table(
