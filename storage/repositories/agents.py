@@ -85,6 +85,21 @@ class AgentInfo:
         """Return the agent's name."""
         return self.record.spec.name
 
+    @property
+    def type(self) -> str:
+        """Return what groups the agent with others."""
+        return self.record.spec.type
+
+    @property
+    def state(self) -> str:
+        """Return what is meant to be done with it: ``active``, ``paused`` or ``retired``."""
+        return self.record.state
+
+    @property
+    def status(self) -> str:
+        """Return how it was found: an outcome's label or ``unknown``."""
+        return self.record.status
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SyncResult:

@@ -5,14 +5,16 @@ What every repository does in the same way: transactions of its own, tried again
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar, overload
 
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from storage.errors import InputError, PermanentStorageError, TransientStorageError, UnknownName
-from storage.sqlstate import translated
+from storage.schema import require_head
+from storage.sqlstate import UNDEFINED, translated
 from storage.transactions import writing
 
 T = TypeVar("T")
@@ -41,18 +43,29 @@ class Repository:
         self._writing = writing(engine)
 
     def _read(self, doing: str, work: Callable[[Session], T]) -> T:
-        with translated(doing), Session(self._engine, expire_on_commit=False) as session:
+        with self._explained(doing), Session(self._engine, expire_on_commit=False) as session:
             return work(session)
 
     def _write(self, doing: str, work: Callable[[Session], T]) -> T:
         for left in reversed(range(_TRIES)):
             try:
-                with translated(doing), Session(self._writing, expire_on_commit=False) as session, session.begin():
+                with self._explained(doing), Session(self._writing, expire_on_commit=False) as session, session.begin():
                     return work(session)
             except (PermanentStorageError, TransientStorageError) as exc:
                 if not left or exc.sqlstate not in _RACES:
                     raise
         raise AssertionError("BUG: the last try neither returned nor raised")
+
+    @contextmanager
+    def _explained(self, doing: str) -> Iterator[None]:
+        """Let nothing but errors of storage out of the block: of tables that are missing, that the schema is."""
+        try:
+            with translated(doing):
+                yield
+        except TransientStorageError as exc:
+            if exc.sqlstate in UNDEFINED:
+                require_head(self._engine)
+            raise
 
 
 class Page(Sequence[Item]):
@@ -94,15 +107,15 @@ def page_of(rows: Sequence[Item], limit: int, key: Callable[[Item], int]) -> Pag
     return Page(shown, key(shown[-1]) if len(rows) > limit else None)
 
 
-def check_limit(limit: int) -> None:
+def check_limit(limit: object) -> None:
     """
     Insist that *limit* is the size of a page.
 
     Raises:
         InputError: It is not.
     """
-    if not 1 <= limit <= MAX_PAGE_SIZE:
-        raise InputError(f"limit is {limit}, expected 1 to {MAX_PAGE_SIZE}: ask for the next page with after")
+    if not isinstance(limit, int) or not 1 <= limit <= MAX_PAGE_SIZE:
+        raise InputError(f"limit is {limit!r}, expected 1 to {MAX_PAGE_SIZE}: ask for the next page with after")
 
 
 def unknown(kind: str, name: str, known: Iterable[str], *, otherwise: str) -> UnknownName:

@@ -20,13 +20,18 @@ from storage.work_models import AgentCapability
 Capabilities = Mapping[str, Mapping[str, Any]]
 
 
-def check_capabilities(agent: str, capabilities: Capabilities) -> None:
+def check_capabilities(agent: str, capabilities: object) -> None:
     """
     Insist that *capabilities* can be those of an agent.
 
     Raises:
-        InputError: A name or details cannot be stored.
+        InputError: A name or details cannot be stored, or there are no details.
     """
+    if not isinstance(capabilities, Mapping):
+        raise InputError(
+            f'capabilities of agent "{agent}" are of type {type(capabilities).__name__}, expected a mapping of names to '
+            'what there is to say of each: {"write": {}}'
+        )
     for name, details in capabilities.items():
         check_name(f'capability of agent "{agent}"', name)
         what = f'details of capability "{name}" of agent "{agent}"'

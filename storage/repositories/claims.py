@@ -117,7 +117,12 @@ def insist_lease(task: Task, lease: UUID, now: datetime) -> None:
 
     Raises:
         LeaseLost: It is not, or no longer.
+        InputError: *lease* is no UUID.
     """
+    if not isinstance(lease, UUID):
+        raise InputError(
+            f"lease is {lease!r}, expected the UUID that came with the task: of a text make uuid.UUID(text)"
+        )
     if task.state != TaskState.RUNNING:
         raise LeaseLost(f"{task_title(task)} is {task.state}, expected it to run under lease {lease}: {_REMEDY}")
     if task.lease != lease or task.lease_until is None:
@@ -138,15 +143,17 @@ def insist_holder(session: Session, task: Task, agent: str) -> None:
         raise LeaseLost(f'{task_title(task)} is in the hands of agent "{holder}", expected "{agent}": {_REMEDY}')
 
 
-def check_lease(duration: timedelta) -> None:
+def check_lease(duration: object) -> None:
     """
     Insist that *duration* can be that of a lease.
 
     Raises:
         InputError: It cannot.
     """
-    if not timedelta(0) < duration <= MAX_LEASE:
-        raise InputError(f"lease is {duration}, expected more than 0 s and at most {MAX_LEASE.days} days")
+    if not isinstance(duration, timedelta) or not timedelta(0) < duration <= MAX_LEASE:
+        raise InputError(
+            f"lease is {duration}, expected a timedelta of more than 0 s and at most {MAX_LEASE.days} days"
+        )
 
 
 def check_types(types: Sequence[str] | None) -> None:

@@ -401,6 +401,9 @@ def _bad(service: PersistenceService) -> list[tuple[Callable[[], object], type[F
         (lambda: service.create_task("write", payload=big), InputError, "1,000,000"),
         (lambda: service.create_task("write", due_at=naive), StorageError, "no time zone"),
         (lambda: service.create_tasks([good_task, TaskSpec(type="")]), InputError, "type"),
+        (lambda: service.create_task("write", workflow="nightly", depends_on="ab"), InputError, "depends_on"),
+        (lambda: service.create_task("write", subtasks="outline"), InputError, "subtasks"),
+        (lambda: service.get_tasks(limit=None), InputError, "limit is None"),  # type: ignore[arg-type]  # on purpose
         (
             lambda: service.create_tasks([good_task, TaskSpec(type="a", workflow="nightly", depends_on=("no",))]),
             UnknownName,
@@ -430,6 +433,8 @@ def _bad(service: PersistenceService) -> list[tuple[Callable[[], object], type[F
         (lambda: service.extend_lease(task, uuid4()), LeaseLost, "task"),
         (lambda: service.claim_next_task("anne"), UnknownName, "did you mean ann"),
         (lambda: service.claim_next_task("ann", lease=timedelta(0)), InputError, "lease"),
+        (lambda: service.claim_next_task("ann", lease="5m"), InputError, "lease is 5m, expected a timedelta"),  # type: ignore[arg-type]  # on purpose
+        (lambda: service.extend_lease(task, str(uuid4())), InputError, "expected the UUID"),  # type: ignore[arg-type]  # likewise
         (lambda: service.assign_task(task, "anne"), UnknownName, "did you mean ann"),
         (lambda: service.retry_task(task), IllegalTransition, "pending"),
         (lambda: service.add_subtask(task, "text"), DuplicateName, "text"),

@@ -164,7 +164,7 @@ def test_lease_has_a_length(desk: Desk) -> None:
             partial(desk.tasks.extend_lease, task.id, uuid4(), length, desk.now),
         ]
         for each in tries:
-            with pytest.raises(InputError, match="expected more than 0 s and at most 366 days"):
+            with pytest.raises(InputError, match="expected a timedelta of more than 0 s and at most 366 days"):
                 each()
     with pytest.raises(StorageError, match="has no time zone"):
         desk.tasks.claim("ann", lease=LEASE, now=desk.now.replace(tzinfo=None))
