@@ -17,6 +17,7 @@ import numpy as np
 from storage.batch import DAY_US, END_US, MAX_KEY_BYTES, Batch, make_checks, make_samples, objection
 from storage.errors import InputError
 from storage.model import Kind, MetricKey, Outcome, Session, from_us, to_us
+from storage.payloads import check_integer
 
 T = TypeVar("T")
 
@@ -101,12 +102,7 @@ def check_row(row: HealthCheck) -> CheckRow:
     Raises:
         InputError: No database could make sense of it.
     """
-    outcome = row.outcome
-    if isinstance(outcome, str):
-        known = {each.label: each for each in Outcome}
-        if outcome not in known:
-            raise InputError(f'outcome of agent "{row.agent}" is "{outcome}", expected one of {", ".join(known)}')
-        outcome = known[outcome]
+    check_integer(f'HTTP status of agent "{row.agent}"', row.http_status)
     if not 0 <= row.http_status <= 999:
         raise InputError(f'HTTP status of agent "{row.agent}" is {row.http_status}, expected 0 (none) to 999')
     latency = math.nan if row.latency_ms is None else _number("latency_ms", row.latency_ms)
@@ -115,11 +111,21 @@ def check_row(row: HealthCheck) -> CheckRow:
     return CheckRow(
         ts_us=_moment(row.at),
         agent=name_of("agent", row.agent),
-        outcome=int(outcome),
+        outcome=int(_outcome(row.agent, row.outcome)),
         latency_ms=latency,
         http_status=row.http_status,
         reason=row.reason,
     )
+
+
+def _outcome(agent: str, given: object) -> Outcome:
+    known = {each.label: each for each in Outcome}
+    if isinstance(given, str) and given in known:
+        return known[given]
+    if isinstance(given, int) and not isinstance(given, bool) and given in known.values():
+        return Outcome(given)
+    shown = f'"{given}"' if isinstance(given, str) else repr(given)
+    raise InputError(f'outcome of agent "{agent}" is {shown}, expected one of {", ".join(known)}')
 
 
 def sample_row(row: Sample) -> SampleRow:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
 
-from storage.errors import StorageError
+from storage.errors import InputError, InvalidWindow
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -146,10 +146,13 @@ def aware(moment: datetime) -> datetime:
     Return *moment*.
 
     Raises:
-        StorageError: It has no time zone: which moment it is would depend on the zone of a machine or a session.
+        InputError: It has no time zone: which moment it is would depend on the zone of a machine or a session; or it is
+            no moment.
     """
+    if not isinstance(moment, datetime):
+        raise InputError(f"moment {moment!r} is of type {type(moment).__name__}, expected an aware datetime in UTC")
     if moment.tzinfo is None:
-        raise StorageError(f"moment {moment.isoformat()} has no time zone, expected aware UTC: add tzinfo=UTC")
+        raise InputError(f"moment {moment.isoformat()} has no time zone, expected aware UTC: add tzinfo=UTC")
     return moment
 
 
@@ -180,9 +183,9 @@ class Window:
     def __post_init__(self) -> None:
         for name, moment in (("start", self.start), ("end", self.end)):
             if moment.tzinfo is None:
-                raise ValueError(f"window {name} {moment} has no time zone, expected aware UTC: add tzinfo=UTC")
+                raise InvalidWindow(f"window {name} {moment} has no time zone, expected aware UTC: add tzinfo=UTC")
         if self.end < self.start:
-            raise ValueError(f"window ends before it starts: {self.start.isoformat()} to {self.end.isoformat()}")
+            raise InvalidWindow(f"window ends before it starts: {self.start.isoformat()} to {self.end.isoformat()}")
 
     @property
     def empty(self) -> bool:

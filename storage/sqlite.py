@@ -25,6 +25,7 @@ from storage.lite.claim import Claim
 from storage.lite.connection import borrow, make_engine, parse_url, read_transaction, write_transaction
 from storage.lite.ids import Ids, plain_uuid
 from storage.model import Session, Table, Tier, Window, from_us, to_us
+from storage.sqlstate import UNDEFINED
 from storage.store import (
     ArrowSource,
     Capability,
@@ -306,6 +307,22 @@ class SqliteStore:
         types: Mapping[str, type] | None = None,
     ) -> Rows:
         bound = {name: _bound(name, value) for name, value in (parameters or {}).items()}
+        try:
+            columns, rows = self._answer(sql, bound)
+        except TransientStorageError as exc:
+            if exc.sqlstate in UNDEFINED:
+                # Of a database without the schema that is what has to be said.
+                self.check_schema()
+            raise
+        wanted = {place: found for place, name in enumerate(columns) if (found := (types or {}).get(name))}
+        if wanted:
+            rows = [
+                tuple(_typed(value, wanted[place]) if place in wanted else value for place, value in enumerate(row))
+                for row in rows
+            ]
+        return Rows(columns=columns, rows=rows)
+
+    def _answer(self, sql: str, bound: Mapping[str, object]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
         with read_transaction(self._engine, "query") as connection:
             try:
                 answer = connection.execute(sql, bound)
@@ -315,14 +332,7 @@ class SqliteStore:
             columns = tuple(column[0] for column in answer.description or ())
             if not columns:
                 raise TransientStorageError("query failed: the statement answers no rows", sqlstate="42601")
-            rows = answer.fetchall()
-        wanted = {place: found for place, name in enumerate(columns) if (found := (types or {}).get(name))}
-        if wanted:
-            rows = [
-                tuple(_typed(value, wanted[place]) if place in wanted else value for place, value in enumerate(row))
-                for row in rows
-            ]
-        return Rows(columns=columns, rows=rows)
+            return columns, answer.fetchall()
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:

@@ -41,9 +41,8 @@ _LEVEL = "ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 def _set_local() -> str:
     """Return one statement that makes all the settings: Arrow's driver takes three round trips for each."""
-    pairs = (setting.partition(" = ") for setting in _SETTINGS)
-    calls = (f"set_config('{name}', '{value.strip("'")}', true)" for name, _, value in pairs)
-    return f"SELECT {', '.join(calls)}"
+    pairs = (setting.replace("'", "").split(" = ") for setting in _SETTINGS)
+    return "SELECT " + ", ".join(f"set_config('{name}', '{value}', true)" for name, value in pairs)
 
 
 def render(statement: str, parameters: Mapping[str, object]) -> str:

@@ -27,7 +27,7 @@ from storage.pg.ids import Ids
 from storage.pg.provision import provisioned_for
 from storage.pg.series import Series, Server
 from storage.pg.snapshot import arrow_source, snapshot
-from storage.sqlstate import is_permanent, translate
+from storage.sqlstate import UNDEFINED, is_permanent, sqlstate_of, translate
 from storage.store import (
     ArrowSource,
     Capability,
@@ -303,6 +303,9 @@ class PgStore:
                 answer = connection.execute(text(sql), dict(parameters or {}))
                 return Rows(columns=tuple(answer.keys()), rows=[tuple(row) for row in answer])
         except SQLAlchemyError as exc:
+            if sqlstate_of(exc) in UNDEFINED:
+                # Of a database without the schema that is what has to be said.
+                self.check_schema()
             raise translate(exc, "query") from exc
 
     def snapshot(self) -> AbstractContextManager[Snapshot]:
