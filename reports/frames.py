@@ -294,7 +294,10 @@ def _series(store: Store, series: Series, window: Window, step: Step | None, *, 
 def frame_of(rows: pa.Table, question: Question) -> pd.DataFrame:
     """Return the *rows* of a question as a long frame, in the order of time, then of ids, as files have them."""
     moments = rows.column(question.time).cast(pa.int64()).to_numpy()
-    columns = {field.name: plain_ids(rows.column(field.name)) for field in question.fields[1:]}
+    columns = {
+        name: plain_ids(values) if name in question.names else values.to_numpy()
+        for name, values in zip(rows.column_names[1:], rows.columns[1:], strict=True)
+    }
     order = _order(moments, [columns[key] for key in question.keys])
     if order is not None:
         moments = moments[order]
@@ -306,10 +309,12 @@ def frame_of(rows: pa.Table, question: Question) -> pd.DataFrame:
             named[name] = values
             continue
         dictionaries = question.names[name]
-        there = present(values, dictionaries)
+        there = next(iter(dictionaries.values())).present(values)
         named |= {label: _categorical(values, there, known) for label, known in dictionaries.items()}
         if name == "metric_id":
-            metrics = ["".join(each) for each in zip(*(known.of(there) for known in dictionaries.values()), strict=True)]
+            metrics = [
+                "".join(each) for each in zip(*(known.of(there) for known in dictionaries.values()), strict=True)
+            ]
     if question.choice.tier is not Tier.RAW:
         named = with_means(named)
     index = pd.DatetimeIndex(moments.view("M8[us]"), name=question.time).tz_localize("UTC")

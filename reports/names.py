@@ -40,6 +40,10 @@ class Dictionary:
         """Return the place of each id's name in ``names``, -1 where it has none."""
         return self.places.take(ids, mode="clip")
 
+    def present(self, ids: Ints) -> Ints:
+        """Return each of *ids* once; those without a name as one."""
+        return np.flatnonzero(np.bincount(np.minimum(ids, len(self.places) - 1)))
+
     def of(self, ids: Ints) -> list[str]:
         """Return the name of each id; of one without a name that of none."""
         return ["" if code < 0 else self.names[code] for code in self.codes(ids)]
