@@ -139,6 +139,7 @@ class _History:
         self._random = random
         self.types = {f"{kind}-{number + 1}": kind for kind, count in _TYPES.items() for number in range(count)}
         self._runs: list[_Run] = []
+        self._down = {name: self._outages() for name in self.types}
 
     # ---------------------------------------------------------------- work
 
@@ -219,6 +220,15 @@ class _History:
             run = free.take(kind, ready, takes)
             if run.start >= self._window.end:
                 return run.end
+            reason = "model answered with an error"
+            outage = next(
+                (down for down, _, _ in self._down[run.agent] if down.start < run.end and run.start < down.end), None
+            )
+            if outage is not None:
+                # What an agent works on is lost with it.
+                fails, reason = True, "agent was down"
+                run.end = max(run.start, outage.start) + MINUTE
+                free.until[run.agent] = outage.end
             going_on = run.end >= self._window.end
             run.outcome = "failed" if fails else "completed"
             self._runs.append(run)
@@ -226,7 +236,7 @@ class _History:
             task.state, task.attempts, task.agent_id = state, attempt, ids[run.agent]
             task.started_at, task.finished_at = run.start, None if going_on else run.end
             task.version += 2
-            task.reason = "model answered with an error" if state == "failed" else ""
+            task.reason = reason if state == "failed" else ""
             session.add(
                 TaskAssignment(
                     task_id=task.id,
@@ -240,19 +250,25 @@ class _History:
             self._tell(session, task, run.start, "pending", "running", ids[run.agent])
             if going_on:
                 return run.end
-            self._tell(session, task, run.end, "running", run.outcome, ids[run.agent])
+            self._tell(session, task, run.end, "running", run.outcome, ids[run.agent], reason if fails else "")
             if not fails:
                 return run.end
             if attempt < 3:
                 ready = run.end + MINUTE
-                self._tell(session, task, ready, "failed", "pending", None)
+                self._tell(session, task, ready, "failed", "pending", None, "tried again")
                 task.state, task.reason, task.finished_at = "pending", "", None
         return None
 
     def _tell(
-        self, session: OrmSession, task: Task, moment: datetime, old: str, new: str, agent_id: int | None
+        self,
+        session: OrmSession,
+        task: Task,
+        moment: datetime,
+        old: str,
+        new: str,
+        agent_id: int | None,
+        reason: str = "",
     ) -> None:
-        reason = "model answered with an error" if new == "failed" else "tried again" if old == "failed" else ""
         session.add(
             TaskEvent(task_id=task.id, ts=moment, from_state=old, to_state=new, agent_id=agent_id, reason=reason)
         )
@@ -265,7 +281,9 @@ class _History:
                 if before.finished_at is None or before.agent_id is None or after.agent_id is None:
                     continue
                 sent = before.finished_at
-                read = after.started_at if after.started_at and after.started_at < self._window.end else None
+                delivered = sent + timedelta(seconds=float(self._random.exponential(2)))
+                # Whoever gets it reads it when the work begins.
+                read = after.started_at and max(after.started_at, delivered)
                 session.add(
                     Message(
                         sender_id=before.agent_id,
@@ -276,7 +294,7 @@ class _History:
                         state="read" if read else "delivered",
                         payload={"of": other, "words": int(self._random.integers(200, 2_000))},
                         created_at=sent,
-                        delivered_at=sent + timedelta(seconds=float(self._random.exponential(2))),
+                        delivered_at=delivered,
                         read_at=read,
                     )
                 )
@@ -289,11 +307,10 @@ class _History:
             uuid=str(uuid4()), name="sample", host=_HOSTS[0], pid=0, version="0", started_at=self._window.start
         )
         busy = self._busy()
-        outages = {name: self._outages() for name in self.types}
         filled = {host: float(self._random.uniform(40, 60)) for host in _HOSTS}
         spool = uuid4()
         for seq, part in enumerate(_days(self._window), start=1):
-            batch = self._day(part, spool, seq, session, busy, outages, filled)
+            batch = self._day(part, spool, seq, session, busy, filled)
             store.ensure_partitions(part)
             store.write(batch)
         store.close_session(session)
@@ -336,7 +353,6 @@ class _History:
         seq: int,
         session: Session,
         busy: dict[str, np.ndarray[tuple[int], np.dtype[np.float64]]],
-        outages: dict[str, list[tuple[Window, Outcome, str]]],
         filled: dict[str, float],
     ) -> Batch:
         names = tuple(self.types)
@@ -353,7 +369,7 @@ class _History:
                 transitions.append(Transition(agent=name, due=part.start, old="unknown", new="healthy"))
             outcome = np.zeros(n, np.int16)
             reason = np.full(n, -1, np.int32)
-            for down, kind, why in outages[name]:
+            for down, kind, why in self._down[name]:
                 inside = (ts_us >= to_us(down.start)) & (ts_us < to_us(down.end))
                 outcome[inside], reason[inside] = int(kind), reasons.index(why)
                 transitions += _changes(name, down, kind, why, part)

@@ -17,6 +17,9 @@ from storage.store import Rows
 #: Runs the statement of that name in the file of a report, with the report's parameters.
 Ask = Callable[[str], Rows]
 
+#: As many as a person reads in one line.
+MAX_NAMED = 20
+
 
 class UnknownReport(FleetpulseError):
     """A report, or a filter or an option of a report, is asked for that there is not."""
@@ -116,6 +119,9 @@ def columns(*described: str) -> tuple[Column, ...]:
 
 
 def suggestion(name: str, known: list[str]) -> str:
-    """Return the end of a message about *name*: the nearest of *known*, or all of them when none is near."""
+    """Return the end of a message about *name*: the nearest of *known*, or some of them when none is near."""
     near = difflib.get_close_matches(name, known, n=1)
-    return f'did you mean "{near[0]}"' if near else f"expected {', '.join(known) or 'nothing'}"
+    if near:
+        return f'did you mean "{near[0]}"'
+    more = f" and {len(known) - MAX_NAMED} more" if len(known) > MAX_NAMED else ""
+    return f"expected {', '.join(known[:MAX_NAMED]) or 'nothing'}{more}"

@@ -96,7 +96,8 @@ def test_notebook_runs_clean(path: Path, tmp_path: Path) -> None:
 def _findings(path: Path) -> list[str]:
     """Return what the page quotes of the notebook at *path*."""
     _, _, section = PAGE.read_text(encoding="utf-8").partition(f"(../notebooks/{path.name})")
-    return re.findall(r"^    (.+)$", section.partition("\n## ")[0], re.MULTILINE)
+    blocks = re.findall(r"^```text\n(.*?)^```$", section.partition("\n## ")[0], re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
 
 
 def _size(png: bytes) -> tuple[int, int]:

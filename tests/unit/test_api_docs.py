@@ -1,5 +1,6 @@
 """
 docs/api.md, docs/reports.md and docs/cli.md against the code: whatever is public is described as it is, and nothing else.
+Links of all pages lead somewhere.
 
 An entry of docs/api.md is a list item that begins with a signature as it is typed: ``service.get_task(task_id) -> Task``.
 What it begins with says whose it is.
@@ -264,3 +265,28 @@ def test_command_is_described_with_its_filters_and_options(command: str) -> None
 def _commands() -> Iterator[tuple[str, Any]]:
     group: Any = typer.main.get_command(app)
     yield from group.commands.items()
+
+
+# ---------------------------------------------------------------- links
+
+
+PAGES = sorted([DOCS.parent / "README.md", *DOCS.rglob("*.md")])
+_LINK = re.compile(r"\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]+))?\)")
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what headings of *page* are reached by: lower case, without punctuation, hyphens for spaces."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Files and folders that a page links to are there, and so are the headings."""
+    broken = []
+    for target, anchor in _LINK.findall(page.read_text(encoding="utf-8")):
+        there = (page.parent / target).resolve() if target else page
+        if not there.exists() or (anchor and anchor not in anchors(there)):
+            broken.append(f"{target}#{anchor}" if anchor else target)
+
+    assert broken == []
