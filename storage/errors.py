@@ -6,13 +6,14 @@ Every error that storage raises.
     FleetpulseError                     anything below; ``str()`` is fit for a person
     ├── SettingsError                   a setting is unknown, missing or out of range
     ├── BatchError                      a batch is malformed: the caller's bug or a damaged spool row
-    ├── InputError                      what a caller handed over cannot be stored or looked for
     └── StorageError
         ├── SchemaMismatch              the database is at another revision than the code needs
         ├── CapabilityMissing           the engine or server cannot do what was asked
         ├── CollectorRunning            another daemon holds this database
         ├── NotSettled                  a range cannot be dropped yet: marks are left in it
         ├── NotRolledUp                 part of a window lies below what a tier still holds
+        ├── InputError                  what a caller handed over cannot be stored or looked for
+        │   └── InvalidWindow           a range of time without zones, or one that ends before it starts
         ├── UnknownName                 there is no agent, workflow, task, message or metric like the one that was named
         ├── DuplicateName               the name is taken
         ├── IllegalTransition           a task, message or workflow cannot go from its state to the one that was asked for
@@ -40,12 +41,16 @@ class BatchError(FleetpulseError):
     """A batch is malformed."""
 
 
-class InputError(FleetpulseError):
+class StorageError(FleetpulseError):
+    """Base of what an engine raises."""
+
+
+class InputError(StorageError):
     """What a caller handed over cannot be stored or looked for: a payload, a name, a state, the size of a page."""
 
 
-class StorageError(FleetpulseError):
-    """Base of what an engine raises."""
+class InvalidWindow(InputError, ValueError):
+    """A range of time without zones, or one that ends before it starts."""
 
 
 class SchemaMismatch(StorageError):

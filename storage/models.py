@@ -28,6 +28,7 @@ from sqlalchemy import (
     UniqueConstraint,
     Uuid,
     false,
+    inspect,
     text,
     true,
 )
@@ -127,6 +128,12 @@ class Base(DeclarativeBase):
         bytes: LargeBinary(),
         UUID: Uuid(),
     }
+
+    def __repr__(self) -> str:
+        """Return the row in the words of a debugger, without asking the database for anything."""
+        loaded = inspect(self).dict
+        shown = ", ".join(f"{name}={loaded[name]!r}" for name in ("id", "name", "type", "state") if name in loaded)
+        return f"{type(self).__name__}({shown})"
 
 
 def one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:

@@ -23,6 +23,10 @@ PERMANENT_CLASSES = ("22", "23")
 SEQUENCE_EXHAUSTED = "2200H"
 
 
+#: Tables or columns are missing; SQLite has one code for all that is wrong with a statement.
+UNDEFINED = ("42P01", "42703", "42000")
+
+
 class _Meaning(NamedTuple):
     #: What the standard, or PostgreSQL, calls it.
     sqlstate: str
