@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +19,7 @@ from storage.database import DatabaseManager
 from storage.embedded import EmbeddedServer
 from storage.errors import PermanentStorageError, SchemaMismatch, SettingsError, StorageError, TransientStorageError
 from storage.models import Host
+from storage.service import PersistenceService
 from storage.store import Store
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -60,6 +61,22 @@ def test_empty_database_is_made_ready(empty_database_url: str) -> None:
     assert (before.revision, before.timeseries_version, before.is_ready) == (None, 0, False)
     assert (after.revision, after.timeseries_version) == (after.needed_revision, after.needed_timeseries_version)
     assert after.is_ready
+
+
+def test_database_without_schema_says_so(empty_database_url: str) -> None:
+    """Whoever forgot to make the schema is told, instead of being asked to try again."""
+    with DatabaseManager(empty_database_url) as manager, PersistenceService(manager) as service:
+        asked: tuple[Callable[[], object], ...] = (
+            lambda: service.create_workflow("w"),
+            service.get_all_agents,
+            lambda: manager.store.query("SELECT name FROM agents"),
+        )
+        for call in asked:
+            with pytest.raises(SchemaMismatch, match='run "fleetpulse db upgrade"'):
+                call()
+        manager.create_schema()
+        with pytest.raises(TransientStorageError, match="query failed"):
+            manager.store.query("SELECT nothing FROM agents")
 
 
 def test_health_names_the_server(manager: DatabaseManager, engine_name: str) -> None:
