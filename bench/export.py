@@ -2,7 +2,7 @@
 What a frame costs beside the libraries that it is made with, and what memory a file of ten million rows takes.
 
 Ten million samples of 10,000 series are made in the database, one minute after the other. A frame of a million of them is
-loaded three ways, in turns, to the same index, categoricals and numbers: by ``fleetpulse.frames``; by hand with Arrow's
+loaded three ways, in turns, to the same index, categoricals (agent, metric, labels) and numbers: by ``fleetpulse.frames``; by hand with Arrow's
 driver, its own ``to_pandas`` and a table of ids; by ``pandas.read_sql`` over SQLAlchemy. All of them are exported by
 the command line in a process of its own, whose largest size the system tells.
 """
@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from itertools import chain, permutations
 from pathlib import Path
 from statistics import median
 
@@ -35,8 +36,6 @@ AGENTS, METRICS = 1_000, 10
 MINUTES = 1_000
 #: A million rows.
 LOADED_MINUTES = 100
-#: Times that each way is gone; the middle one counts.
-ASKED = 5
 
 _RELATIONAL = (
     "INSERT INTO agents (name, type, probe, endpoint, labels, interval_s, timeout_s, rise, fall, credential, options,"
@@ -51,8 +50,13 @@ _SAMPLES = (
     " CROSS JOIN agents AS a CROSS JOIN metrics AS m ORDER BY at, a.id, m.id"
 )
 _IDS = "SELECT ts, agent_id, metric_id, value FROM agent_metrics WHERE ts >= '{start}'::timestamptz AND ts < '{end}'::timestamptz"
+_LISTED = {
+    "agent": "SELECT id, name FROM agents",
+    "metric": "SELECT id, name FROM metrics",
+    "labels": "SELECT id, CAST(labels AS text) AS name FROM metrics",
+}
 _NAMED = text(
-    "SELECT s.ts, a.name AS agent, m.name AS metric, s.value FROM agent_metrics AS s"
+    "SELECT s.ts, a.name AS agent, m.name AS metric, CAST(m.labels AS text) AS labels, s.value FROM agent_metrics AS s"
     " JOIN agents AS a ON a.id = s.agent_id JOIN metrics AS m ON m.id = s.metric_id"
     " WHERE s.ts >= :start AND s.ts < :end"
 )
@@ -85,17 +89,18 @@ def by_hand(url: str, window: Window) -> pd.DataFrame:
     statement = _IDS.format(start=window.start.isoformat(), end=window.end.isoformat())
     with dbapi.connect(url) as connection, connection.cursor() as cursor:
         names: dict[str, pd.DataFrame] = {}
-        for relation in ("agents", "metrics"):
-            cursor.execute(f"SELECT id, name FROM {relation} ORDER BY name")  # noqa: S608  # one of two words
-            names[relation] = cursor.fetch_arrow_table().to_pandas()
+        for column, listed in _LISTED.items():
+            cursor.execute(listed)
+            names[column] = cursor.fetch_arrow_table().to_pandas()
         cursor.execute(statement)
         frame: pd.DataFrame = cursor.fetch_arrow_table().to_pandas()
-    for column, relation in (("agent", "agents"), ("metric", "metrics")):
-        known = names[relation]
+    for column, known in names.items():
+        named = known["name"].astype("category")
         codes = np.full(known["id"].max() + 1, -1, dtype=np.int32)
-        codes[known["id"]] = np.arange(len(known))
-        ids = frame.pop(f"{column}_id").to_numpy()
-        frame[column] = pd.Categorical.from_codes(codes[ids], categories=pd.Index(known["name"]))
+        codes[known["id"]] = named.cat.codes
+        ids = frame["agent_id" if column == "agent" else "metric_id"].to_numpy()
+        frame[column] = pd.Categorical.from_codes(codes[ids], categories=named.cat.categories)
+    frame = frame.drop(columns=["agent_id", "metric_id"])
     frame = frame.set_index("ts")
     return frame if frame.index.is_monotonic_increasing else frame.sort_index(kind="stable")
 
@@ -103,21 +108,27 @@ def by_hand(url: str, window: Window) -> pd.DataFrame:
 def by_read_sql(store: Store, window: Window) -> pd.DataFrame:
     """Load the same frame with pandas over SQLAlchemy."""
     frame = pd.read_sql(_NAMED, store.engine, params={"start": window.start, "end": window.end}, index_col="ts")
-    frame = frame.astype({"agent": "category", "metric": "category"})
+    frame = frame.astype(dict.fromkeys(("agent", "metric", "labels"), "category"))
     return frame if frame.index.is_monotonic_increasing else frame.sort_index(kind="stable")
 
 
 def _seconds(*ways: Callable[[], pd.DataFrame]) -> list[float]:
-    """Return how long each way takes; they are gone in turns, so that what else runs slows all of them."""
-    took: list[list[float]] = [[] for _ in ways]
-    for _ in range(ASKED):
-        for way, found in zip(ways, took, strict=True):
-            started = time.perf_counter()
-            frame = way()
-            found.append(time.perf_counter() - started)
-            if len(frame) != AGENTS * METRICS * LOADED_MINUTES or str(frame.index.dtype) != "datetime64[us, UTC]":
-                raise AssertionError(f"BUG: a frame of {len(frame)} rows, index {frame.index.dtype}")
-    return [median(each) for each in took]
+    """
+    Return how long each way takes.
+
+    They are gone in turns, so that what else runs slows all of them, and in every order: what one has taken from the
+    system and not given back yet makes the next one faster.
+    """
+    took: dict[Callable[[], pd.DataFrame], list[float]] = {way: [] for way in ways}
+    orders = list(permutations(ways))
+    for way in chain.from_iterable(orders):
+        started = time.perf_counter()
+        frame = way()
+        took[way].append(time.perf_counter() - started)
+        if len(frame) != AGENTS * METRICS * LOADED_MINUTES or str(frame.index.dtype) != "datetime64[us, UTC]":
+            raise AssertionError(f"BUG: a frame of {len(frame)} rows, index {frame.index.dtype}")
+        del frame
+    return [median(each) for each in took.values()]
 
 
 def _export(url: str, window: Window, path: Path) -> tuple[float, float]:

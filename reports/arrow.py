@@ -86,7 +86,7 @@ def _driver() -> Any:  # its types are those of any DBAPI module
 @contextmanager
 def _session(driver: Any, source: ArrowSource) -> Iterator[Reader]:
     try:
-        with closing(driver.connect(source.uri, autocommit=True)) as connection, closing(connection.cursor()) as cursor:
+        with closing(_connect(driver, source)) as connection, closing(connection.cursor()) as cursor:
             for statement in source.begin:
                 cursor.execute(statement)
                 # A COPY is over with its last row.
@@ -95,6 +95,18 @@ def _session(driver: Any, source: ArrowSource) -> Iterator[Reader]:
             yield _Copies(cursor, source)
     except driver.Error as exc:
         raise translate(exc, "reading") from exc
+
+
+def _connect(driver: Any, source: ArrowSource) -> Any:
+    """Open a connection; what the driver learned of the server's types with the first one, some 50 ms, serves them all."""
+    with source.lock:
+        first: Any = source.kept[0] if source.kept else None
+        if first is None:
+            first = driver.connect(source.uri)
+            source.kept.append(first)
+            # What it knows is all that is of use.
+            first.adbc_connection.close()
+        return first.adbc_clone()
 
 
 class _Copies:

@@ -31,7 +31,7 @@ from reports.definition import Column
 from reports.names import OUTCOMES, Dictionary, Ints
 from reports.run import Report
 from reports.series import Question, Series, ask, insist_kept, plain_ids
-from reports.shapes import resample, with_means
+from reports.shapes import resample, width, with_means
 from reports.shapes import wide as spread
 from reports.steps import AUTO
 from storage.errors import InputError
@@ -283,7 +283,7 @@ def _reported(column: Column, values: list[Any]) -> pd.Series:
 
 def _series(store: Store, series: Series, window: Window, step: Step | None, *, raw: bool = False) -> pd.DataFrame:
     with reading(store) as reader:
-        question = ask(reader, series, window, None if raw else _width(step), raw=raw)
+        question = ask(reader, series, window, None if step in (None, AUTO) else width(step), raw=raw)
         rows = question.read(reader)
     insist_kept(store, question)
     frame = frame_of(rows, question)
@@ -312,9 +312,8 @@ def frame_of(rows: pa.Table, question: Question) -> pd.DataFrame:
         there = next(iter(dictionaries.values())).present(values)
         named |= {label: _categorical(values, there, known) for label, known in dictionaries.items()}
         if name == "metric_id":
-            metrics = [
-                "".join(each) for each in zip(*(known.of(there) for known in dictionaries.values()), strict=True)
-            ]
+            told = map("".join, zip(*(known.of(there) for known in dictionaries.values()), strict=True))
+            metrics = [each for each in told if each in question.units]
     if question.choice.tier is not Tier.RAW:
         named = with_means(named)
     index = pd.DatetimeIndex(moments.view("M8[us]"), name=question.time).tz_localize("UTC")
@@ -404,15 +403,9 @@ def _told(window: Window) -> list[str]:
 
 
 def _names(given: Names) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(dict.fromkeys(given or ()))
-
-
-def _width(step: Step | None) -> timedelta | None:
-    if isinstance(step, str):
-        if step == AUTO:
-            return None
-        try:
-            return pd.Timedelta(step).to_pytimedelta()
-        except ValueError as exc:
-            raise InputError(f'step is "{step}", expected auto or a duration such as 5min, 1h, 1d') from exc
-    return step
+    if given is None:
+        return ()
+    names = (given,) if isinstance(given, str) else tuple(dict.fromkeys(given))
+    if not names:
+        raise InputError("a list of names is empty, expected one name or more, or None for all")
+    return names

@@ -60,16 +60,16 @@ def resample(frame: pd.DataFrame, step: timedelta | str) -> pd.DataFrame:
     Raises:
         InputError: *step* is no multiple of the frame's step, or no step at all.
     """
-    width = _width(step)
+    wanted = width(step)
     own = timedelta(seconds=frame.attrs.get("step_s", 0))
-    if width <= timedelta(0) or (own and width % own):
+    if wanted <= timedelta(0) or (own and wanted % own):
         raise InputError(
-            f"step is {width.total_seconds():g} s, expected a multiple of the frame's own, "
+            f"step is {wanted.total_seconds():g} s, expected a multiple of the frame's own, "
             f"{own.total_seconds() or 1e-6:g} s"
         )
     keys = [key for key in KEYS if key in frame]
     rows = frame if own else _as_buckets(frame)
-    moments = pd.DatetimeIndex(frame.index).floor(width).rename("bucket")
+    moments = pd.DatetimeIndex(frame.index).floor(wanted).rename("bucket")
     grouped = rows.groupby([moments, *(rows[key] for key in keys)], observed=True, sort=True)
     if "latency_sum" in rows:
         parts = [
@@ -85,7 +85,7 @@ def resample(frame: pd.DataFrame, step: timedelta | str) -> pd.DataFrame:
         parts = [grouped[["n", "sum"]].sum(), grouped[["min"]].min(), grouped[["max"]].max(), grouped[["last"]].last()]
     found = pd.concat(parts, axis=1).reset_index(keys)
     answer = pd.DataFrame(with_means({str(name): found[name] for name in found}), index=found.index)
-    answer.attrs = {**frame.attrs, "step_s": width.total_seconds()}
+    answer.attrs = {**frame.attrs, "step_s": wanted.total_seconds()}
     answer.attrs["units"] = {name: unit for name, unit in _units(frame, answer).items() if name in answer}
     return answer
 
@@ -185,8 +185,18 @@ def _units(frame: pd.DataFrame, answer: pd.DataFrame) -> dict[str, str]:
     return units
 
 
-def _width(step: timedelta | str) -> timedelta:
+def width(step: timedelta | str) -> timedelta:
+    """
+    Return *step* as a duration.
+
+    Raises:
+        InputError: pandas cannot make one of it.
+    """
     try:
-        return pd.Timedelta(step).to_pytimedelta()
-    except ValueError as exc:
-        raise InputError(f'step is "{step}", expected a duration such as 15min, 6h, 1d') from exc
+        found = pd.Timedelta(step)
+    except ValueError:
+        found = None
+    # What is no time is none of these either.
+    if not isinstance(found, pd.Timedelta):
+        raise InputError(f'step is "{step}", expected a duration such as 15min, 6h, 1d')
+    return found.to_pytimedelta()

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from enum import Enum
+from threading import Lock
 from typing import Protocol
 
 from sqlalchemy import Engine
@@ -125,16 +126,33 @@ class Snapshot(Protocol):
         ...
 
 
+class Closeable(Protocol):
+    """Something that has to be closed."""
+
+    def close(self) -> None:
+        """Give back what it holds."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrowSource:
     """How Arrow's own driver reads a server as ``Store.snapshot`` does: one moment, in UTC, under the same deadline."""
 
     #: Address for libpq, password included.
     uri: str = field(repr=False)
-    #: Statements that begin the snapshot on a new connection in autocommit.
+    #: Statements that make a snapshot of the transaction that a new connection begins.
     begin: tuple[str, ...]
     #: Puts parameters into a statement as literals: the driver cannot bind what it reads by COPY.
     render: Callable[[str, Mapping[str, object]], str] = field(repr=False)
+    #: What the first reader has made for those after it, closed with the store; ``lock`` guards it.
+    kept: list[Closeable] = field(default_factory=list, repr=False)
+    lock: Lock = field(default_factory=Lock, repr=False)
+
+    def close(self) -> None:
+        """Close what is kept."""
+        with self.lock:
+            while self.kept:
+                self.kept.pop().close()
 
 
 class Store(Protocol):

@@ -19,6 +19,8 @@ from tests.servers import ENGINES, URL_VARIABLES, Servers
 
 #: Enough for tests that are about something else than engines.
 DEFAULT_ENGINE = "postgresql"
+#: The oldest version that is served: what depends on a server's version is tested on it too.
+OLDER_SERVER = "postgresql15"
 
 # A machine that is busy with something else must not fail a property.
 hypothesis.settings.register_profile("fleetpulse", deadline=None, print_blob=True)
@@ -83,6 +85,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         everywhere = metafunc.definition.get_closest_marker("every_engine") is not None
         if not everywhere and metafunc.definition.path.parent.name not in ("contract", "migrations"):
             chosen = [DEFAULT_ENGINE]
+        if metafunc.definition.get_closest_marker("each_kind") is not None:
+            chosen = [engine for engine in chosen if engine != OLDER_SERVER]
         metafunc.parametrize("engine_name", chosen, indirect=True, scope="session")
 
 

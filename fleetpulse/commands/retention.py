@@ -15,9 +15,8 @@ from fleetpulse.commands.options import Config, DatabaseUrl, Home, Text, setting
 from fleetpulse.console import TextFormat, complain, note, show, write_json
 from fleetpulse.database import opened
 from rollups.maintenance import insist_owner
-from rollups.retention import RetentionResult, Step, Verdict
+from rollups.retention import RetentionResult, Step, Verdict, past_work
 from rollups.retention import apply as apply_plan
-from rollups.retention import past_work
 from rollups.retention import plan as make_plan
 from storage.repositories.past import PastWork
 

@@ -69,7 +69,7 @@ def arrow_source(url: URL) -> ArrowSource:
     address = url.set(drivername="postgresql", query={**options, **url.query})
     return ArrowSource(
         uri=address.render_as_string(hide_password=False),
-        begin=(f"BEGIN {_LEVEL}", _set_local()),
+        begin=(f"SET TRANSACTION {_LEVEL}", _set_local()),
         render=render,
     )
 

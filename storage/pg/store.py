@@ -61,6 +61,7 @@ class PgStore:
         self._url = parse_url(url)
         self._engine = make_engine(self._url)
         self._choose = choose
+        self._arrow = arrow_source(self._url)
         #: Chosen with the first connection; racing threads choose the same.
         self._chosen: Series | None = None
         #: The writer's connection; made, used and closed by the writer's thread alone.
@@ -101,6 +102,7 @@ class PgStore:
 
     def close(self) -> None:
         self._drop_writer()
+        self._arrow.close()
         self._engine.dispose()
 
     def require(self, capability: Capability) -> None:
@@ -313,7 +315,7 @@ class PgStore:
 
     def arrow_source(self) -> ArrowSource:
         self.require(Capability.ARROW)
-        return arrow_source(self._url)
+        return self._arrow
 
 
 def _server(connection: psycopg.Connection) -> Server:

@@ -40,10 +40,12 @@ class Repository:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        #: Each statement by itself: a transaction around a page would cost two round trips more, and see no less change.
+        self._reading = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._writing = writing(engine)
 
     def _read(self, doing: str, work: Callable[[Session], T]) -> T:
-        with self._explained(doing), Session(self._engine, expire_on_commit=False) as session:
+        with self._explained(doing), Session(self._reading, expire_on_commit=False) as session:
             return work(session)
 
     def _write(self, doing: str, work: Callable[[Session], T]) -> T:

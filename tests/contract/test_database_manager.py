@@ -22,6 +22,8 @@ from storage.models import Host
 from storage.service import PersistenceService
 from storage.store import Store
 
+pytestmark = pytest.mark.each_kind
+
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 
 

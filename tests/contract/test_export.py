@@ -29,6 +29,8 @@ from storage.store import Store
 from tests.batches import NOON, Spool, every
 from tests.series import HOUR, at, fill, work
 
+pytestmark = pytest.mark.each_kind
+
 MINUTE = timedelta(minutes=1)
 AGENT = Series(table=Table.AGENT, metrics=("depth", "tokens_total"))
 HEALTH = Series(table=Table.HEALTH)

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -19,11 +21,12 @@ from sqlalchemy import text
 from fleetpulse import frames
 from reports import arrow, relations
 from reports.arrow import MOMENT, reading
+from reports.catalogue import CATALOGUE
 from reports.definition import Column
 from reports.frames import table as table_frame
 from reports.names import OUTCOMES
 from reports.relations import RELATIONS, SERIES
-from reports.run import Report
+from reports.run import Report, run
 from storage.errors import InputError, NotRolledUp, TransientStorageError, UnknownName
 from storage.layout import TABLE_CODE, TIER_CODE
 from storage.model import ROLLUPS, Table, Tier, Window
@@ -32,6 +35,8 @@ from storage.store import Capability, Store
 from storage.transactions import writing
 from tests.batches import NOON
 from tests.series import AGENTS, HOUR, at, fill, work
+
+pytestmark = pytest.mark.each_kind
 
 UTC_INDEX = "datetime64[us, UTC]"
 BEFORE = Window(NOON - timedelta(hours=2), NOON - timedelta(hours=1))
@@ -242,6 +247,8 @@ def test_filters_choose_and_unknown_names_are_refused_with_the_nearest(store: St
         frames.agent_metrics(store, "token_total", HOUR)
     with pytest.raises(UnknownName, match=re.escape('there is no host "host": did you mean "host-a"')):
         frames.system_metrics(store, None, HOUR, host="host")
+    with pytest.raises(InputError, match="a list of names is empty"):
+        frames.health(store, HOUR, agent=[])
     with pytest.raises(UnknownName, match="there is no agent \"x' OR 1 = 1 --"):
         frames.health(store, HOUR, agent="x' OR 1 = 1 --\\")
 
@@ -287,9 +294,13 @@ def test_what_retention_drops_meanwhile_is_noticed(store: Store, monkeypatch: py
 
 def test_steps_that_are_none_are_refused(store: Store) -> None:
     """A step is whole minutes."""
-    for step in ("soon", "90s", "1us", "-1h", "0min"):
+    for step in ("soon", "90s", "1us", "-1h", "0min", "nat"):
         with pytest.raises(InputError, match="step is "):
             frames.health(store, HOUR, step=step)
+    minutes = frames.health(store, HOUR, step="2min")
+    for step in ("soon", "0s", "-2min", "3min"):
+        with pytest.raises(InputError, match="step is "):
+            frames.resample(minutes, step)
 
 
 # ---------------------------------------------------------------- the relational half
@@ -415,7 +426,7 @@ def test_every_relation_is_what_the_server_says(store: Store) -> None:
     with reading(store) as reader:
         selections = [relations.select(reader, relation, ids=True) for relation in known]
     driver, source = arrow._driver(), store.arrow_source()
-    with driver.connect(source.uri, autocommit=True) as connection, connection.cursor() as cursor:
+    with closing(arrow._connect(driver, source)) as connection, closing(connection.cursor()) as cursor:
         for selection in selections:
             cursor.execute(source.render(selection.statement, selection.parameters))
             answered = {each.name: _kind(each.type) for each in cursor.fetch_arrow_table().schema}
@@ -481,6 +492,34 @@ def test_blocks_of_rows_are_all_there(store: Store, monkeypatch: pytest.MonkeyPa
 
     assert blocks == [2, 2, 2]
     assert [(each.columns, list(each.rows)) for each in empty] == [(("ts",), [])]
+
+
+def test_every_report_becomes_a_frame(store: Store) -> None:
+    """Each report of the catalogue has a type for every column, the same with rows and without."""
+    fill(store)
+    work(store)
+    names = {"agent": "web-1", "workflow": "night", "metric": "tokens_total", "host": "host-a"}
+    for name, definition in CATALOGUE.items():
+        filters = {each: names[each] for each in definition.required}
+        report = run(store, name, window=HOUR, filters=filters)
+        found = frames.report_frame(report)
+        bare = frames.report_frame(replace(report, rows=[]))
+
+        assert len(found) == len(report.rows)
+        assert [str(each) for each in bare.dtypes] == [str(each) for each in found.dtypes]
+        assert str(bare.index.dtype) == str(found.index.dtype)
+        told = [
+            tuple(each.date() if column.unit == "date" and each is not None else each for column, each in pairs)
+            for pairs in (list(zip(report.columns, row, strict=True)) for row in _told(found, report))
+        ]
+        assert told == [tuple(row) for row in report.rows]
+
+
+def _told(frame: pd.DataFrame, report: Report) -> list[tuple[Any, ...]]:
+    """Return the rows of a frame in the order of the report's columns."""
+    plain = frame if frame.index.name is None else frame.reset_index()
+    plain = plain[[column.name for column in report.columns]].astype(object)
+    return [tuple(row) for row in plain.where(plain.notna(), None).itertuples(index=False)]
 
 
 def test_reports_become_frames() -> None:

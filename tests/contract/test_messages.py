@@ -21,6 +21,8 @@ from storage.store import Store
 from storage.transactions import writing
 from storage.work_models import Task, Workflow
 
+pytestmark = pytest.mark.each_kind
+
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 

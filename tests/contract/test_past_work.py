@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
+import pytest
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -30,6 +31,8 @@ from storage.work_models import (
 )
 from tests.batches import NOON
 from tests.fleet import add_agent
+
+pytestmark = pytest.mark.each_kind
 
 HOUR = timedelta(hours=1)
 TABLES = (Workflow, WorkflowEvent, Task, TaskEvent, SubTask, TaskAssignment, TaskDependency, Message, MessageEvent)

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import psycopg
 import pytest
 from sqlalchemy import text
+from sqlalchemy.engine import make_url
 
 from rollups.retention import apply, plan
 from storage.model import Table, Tier
@@ -92,3 +94,23 @@ def test_detached_partition_is_found_and_dropped(store: Store) -> None:
 
     assert leaf in planned
     assert store.query("SELECT to_regclass(:leaf)::text", {"leaf": leaf}).rows == [(None,)]
+
+
+@pytest.mark.needs(Capability.SEVERAL_WRITERS)
+@pytest.mark.needs(Capability.COPY)
+@pytest.mark.parametrize("unasked_s", [0.0, 1e9])
+def test_idle_connection_that_was_cut_off_is_replaced(
+    unasked_s: float, store: Store, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readers notice nothing of a session that the server ended while nobody used it, asked or not."""
+    monkeypatch.setattr("storage.pg.connection.UNASKED_S", unasked_s)
+    [(pid,)] = store.query("SELECT pg_backend_pid()").rows
+    [(again,)] = store.query("SELECT pg_backend_pid()").rows
+    with psycopg.connect(
+        make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)
+    ) as other:
+        other.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
+    [(another,)] = store.query("SELECT pg_backend_pid()").rows
+
+    assert again == pid
+    assert another != pid

@@ -19,6 +19,8 @@ from tests.batches import NOON
 from tests.fleet import add_agent
 from tests.work_history import Run, history
 
+pytestmark = pytest.mark.each_kind
+
 SECOND = timedelta(seconds=1)
 
 

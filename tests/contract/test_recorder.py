@@ -26,6 +26,8 @@ from storage.store import Capability, Store
 from tests.batches import NOON, SESSION, Spool
 from tests.fleet import add_agent, schedule
 
+pytestmark = pytest.mark.each_kind
+
 CHECKS = "SELECT ts, agent, outcome, late_ms, latency_ms, http_status, reason FROM health_records ORDER BY ts, agent"
 AGENTS = "SELECT ts, agent, metric, kind, unit, value FROM agent_samples ORDER BY ts, agent, metric"
 HOSTS = "SELECT ts, host, metric, kind, unit, value FROM system_samples ORDER BY ts, host, metric"

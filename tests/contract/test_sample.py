@@ -16,6 +16,8 @@ from storage.model import Window
 from storage.store import Store
 from tests.batches import NOON
 
+pytestmark = pytest.mark.each_kind
+
 DAY = timedelta(days=1)
 
 

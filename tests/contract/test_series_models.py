@@ -22,6 +22,8 @@ from storage.store import Capability, Store
 from tests.batches import NOON, every
 from tests.fleet import add_agent
 
+pytestmark = pytest.mark.each_kind
+
 
 @pytest.fixture
 def session(store: Store) -> Session:

@@ -32,6 +32,8 @@ from storage.repositories import AgentRepository, MessageSpec, TaskSpec, Workflo
 from storage.service import PersistenceService
 from storage.store import Store
 
+pytestmark = pytest.mark.each_kind
+
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 

@@ -8,6 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.each_kind
+
 ROOT = Path(__file__).parents[2]
 
 #: What a reader can work out: three agents, fifty-one minutes, four tasks, one of which was tried three times.

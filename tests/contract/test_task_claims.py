@@ -35,6 +35,8 @@ from tests.daemon.conditions import eventually
 from tests.fleet import add_agent
 from tests.work import LEASE, MINUTE, SECOND, Desk, add_capabilities, lies
 
+pytestmark = pytest.mark.each_kind
+
 
 @pytest.fixture
 def desk(store: Store) -> Desk:

@@ -26,6 +26,8 @@ from storage.store import Capability, Store
 from storage.work_models import Task
 from tests.work import LEASE, Desk, lies
 
+pytestmark = pytest.mark.each_kind
+
 
 @pytest.fixture
 def desk(store: Store) -> Desk:

@@ -19,6 +19,8 @@ from storage.store import Store
 from tests.fleet import add_agent
 from tests.work import MINUTE, SECOND, Desk, lies
 
+pytestmark = pytest.mark.each_kind
+
 STATES = ("pending", "running", "completed", "failed", "cancelled")
 #: What may follow what.
 LEGAL = {

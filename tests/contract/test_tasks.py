@@ -28,6 +28,8 @@ from storage.store import Capability, Store
 from tests.batches import NOON
 from tests.work import MINUTE, Desk, lies
 
+pytestmark = pytest.mark.each_kind
+
 
 @pytest.fixture
 def desk(store: Store) -> Desk:

@@ -26,6 +26,8 @@ from storage.store import Store
 from storage.work_models import Workflow
 from tests.work import MINUTE, SECOND, Desk, lies
 
+pytestmark = pytest.mark.each_kind
+
 STATES = ("pending", "running", "completed", "failed", "cancelled")
 #: What may follow what.
 LEGAL = {
