@@ -129,10 +129,12 @@ def measure(service: PersistenceService, start: datetime, end: datetime) -> None
     minutes = [start + number * MINUTE for number in range(int((end - start) / MINUTE))]
     service.log_health_checks(
         [
-            HealthCheck(agent=agent, outcome="timeout" if down(agent, at) else "healthy", at=at, latency_ms=latency)
+            # The second writer does not answer for five minutes.
+            HealthCheck(agent=agent, outcome="timeout", at=at)
+            if agent == "writer-2" and at in minutes[20:25]
+            else HealthCheck(agent=agent, outcome="healthy", at=at, latency_ms=12.5)
             for at in minutes
             for agent in ("planner", "writer-1", "writer-2")
-            for latency in [None if down(agent, at) else 12.5]
         ]
     )
     for at in minutes:
@@ -140,11 +142,6 @@ def measure(service: PersistenceService, start: datetime, end: datetime) -> None
         service.update_agent_metrics("writer-1", {"tokens": 120.0}, at=at, kind="counter", units={"tokens": "1"})
         service.log_system_metrics("host-1", {"cpu_percent": 35.0, "memory_used_percent": 60.0}, at=at)
     service.heartbeat("planner")
-
-
-def down(agent: str, at: datetime) -> bool:
-    """Tell whether *agent* did not answer: the second writer, for five minutes of each hour."""
-    return agent == "writer-2" and 20 <= at.minute < 25
 
 
 def ask(database: DatabaseManager, window: Window) -> None:

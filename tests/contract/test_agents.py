@@ -23,6 +23,8 @@ from storage.slots import slot_offset_s
 from storage.store import Store
 from tests.batches import NOON, Spool
 
+pytestmark = pytest.mark.each_kind
+
 MINUTE = timedelta(minutes=1)
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 

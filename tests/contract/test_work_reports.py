@@ -25,6 +25,8 @@ from tests.batches import NOON
 from tests.fleet import add_agent
 from tests.work_history import Run, history
 
+pytestmark = pytest.mark.each_kind
+
 TWO_HOURS = Window(NOON, NOON + timedelta(hours=2))
 #: Tests about now are worked out in hours: a machine may be slow.
 SLOW_S = 60
