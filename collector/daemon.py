@@ -25,7 +25,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from datetime import timedelta
 from heapq import nsmallest
-from importlib import metadata
 from uuid import uuid4
 
 from collector.buffer import Buffer
@@ -53,6 +52,7 @@ from storage.model import AgentSpec, Outcome, Session, from_us
 from storage.repositories import AgentRepository
 from storage.specs import RESERVED_PREFIX
 from storage.store import Store
+from storage.versions import release
 
 log = logging.getLogger(__name__)
 
@@ -118,14 +118,6 @@ def insist_on_probes(config: CollectorConfig) -> None:
         build_probe(spec, credentials=config.credentials, limits=config.limits).close()
 
 
-def version() -> str:
-    """Return the installed release."""
-    try:
-        return metadata.version("fleetpulse")
-    except metadata.PackageNotFoundError:
-        return "unknown"
-
-
 class Daemon:
     """
     One run of a collector; on the running event loop.
@@ -168,7 +160,7 @@ class Daemon:
             name=config.name,
             host=config.host or socket.gethostname(),
             pid=os.getpid(),
-            version=version(),
+            version=release(),
             started_at=from_us(self._started_us),
         )
         self._file_agents = file_agents(config)

@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Annotated
 
 import typer
@@ -19,6 +18,7 @@ from fleetpulse.commands import agents, db, export, fleet, maintain, report, ret
 from fleetpulse.console import ReaderGone, complain, write
 from reports.definition import UnknownReport
 from storage.errors import DuplicateName, FleetpulseError, InputError, SettingsError
+from storage.versions import release
 
 #: What typer raises for what was typed; it brings its own copy of click along, or uses the one that is installed.
 _ClickException: type[Exception] = typer.BadParameter.__mro__[2]
@@ -54,7 +54,7 @@ class Invocation:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        write(f"fleetpulse {installed_version()}\n")
+        write(f"fleetpulse {release()}\n")
         raise typer.Exit
 
 
@@ -75,15 +75,6 @@ def options(
     Health and metrics pipeline for fleets of agents.
     """
     context.ensure_object(Invocation).debug = debug
-
-
-def installed_version() -> str:
-    """Return the version of this installation."""
-    try:
-        return metadata.version("fleetpulse")
-    except metadata.PackageNotFoundError:
-        # Run from a copy of the sources.
-        return "0+unknown"
 
 
 def call(arguments: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 
-from storage.errors import FleetpulseError
+from storage.errors import FleetpulseError, UnknownName
 from storage.model import Table
 from storage.store import Rows
 
@@ -23,6 +23,21 @@ MAX_NAMED = 20
 
 class UnknownReport(FleetpulseError):
     """A report, or a filter or an option of a report, is asked for that there is not."""
+
+
+class UnknownValue(UnknownReport, UnknownName):
+    """
+    There is nothing of the name that a filter asks for.
+
+    Attributes:
+        kind: The filter: ``agent``.
+        name: What was asked for.
+    """
+
+    def __init__(self, kind: str, name: str, remedy: str) -> None:
+        FleetpulseError.__init__(self, f'{kind.replace("_", " ")} "{name}" does not exist: {remedy}')
+        self.kind = kind
+        self.name = name
 
 
 class Span(Enum):

@@ -8,10 +8,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
+from types import UnionType
 
 from reports.catalogue import definition
-from reports.definition import Ask, Column, Definition, Option, UnknownReport, suggestion
+from reports.definition import Ask, Column, Definition, Option, UnknownReport, UnknownValue, suggestion
 from reports.windows import spanned
+from storage.errors import InputError
 from storage.model import Window
 from storage.queries import load
 from storage.store import Rows, Store
@@ -67,13 +69,15 @@ def run(
         tz: In whose days it counts, where it counts by days, and in whose time people read it; the answer is in UTC.
 
     Raises:
-        UnknownReport: There is no such report, filter or option, nothing of the name that a filter asks for, a filter is
-            missing that the report needs, or an option makes no sense.
+        UnknownReport: There is no such report, filter or option, a filter is missing that the report needs, or an option
+            makes no sense; as ``UnknownValue``, which is an ``UnknownName`` too, nothing of the name that a filter asks for.
         NotRolledUp: All of *window* lies below what is kept.
-        InputError: The report counts by days of a zone that has no name.
+        InputError: A filter is no text, an option no number, *tz* no time zone, or the report counts by days of a zone that
+            has no name.
         TransientStorageError: The database could not answer.
     """
     report = definition(name)
+    _insist_type("tz", tz, tzinfo, 'a time zone, such as zoneinfo.ZoneInfo("Europe/Berlin")')
     wanted = dict(filters or {})
     insist_taken(report, wanted, options or {})
     _insist_known(store, wanted)
@@ -122,6 +126,7 @@ def insist_taken(report: Definition, filters: Iterable[str], options: Mapping[st
             raise UnknownReport(f"report {report.name} needs a filter: expected {name}")
     for name, value in options.items():
         option = known[name]
+        _insist_type(f"report {report.name} option {name}", value, int | float, "a number")
         if not (math.isfinite(value) and option.low <= value <= option.high) or (option.whole and value != int(value)):
             kind = "a whole number from " if option.whole else ""
             raise UnknownReport(
@@ -131,12 +136,16 @@ def insist_taken(report: Definition, filters: Iterable[str], options: Mapping[st
 
 def _insist_known(store: Store, wanted: Mapping[str, str]) -> None:
     for name, value in wanted.items():
+        _insist_type(f"filter {name}", value, str, "one name")
         table, column = _NAMES[name]
         if not store.query(f"SELECT 1 FROM {table} WHERE {column} = :value LIMIT 1", {"value": value}).rows:  # noqa: S608  # our own names
             known = store.query(f"SELECT DISTINCT {column} FROM {table} ORDER BY {column} LIMIT {_NEAR}").rows  # noqa: S608  # likewise
-            raise UnknownReport(
-                f'{name.replace("_", " ")} "{value}" does not exist: {suggestion(value, [str(row[0]) for row in known])}'
-            )
+            raise UnknownValue(name, value, suggestion(value, [str(row[0]) for row in known]))
+
+
+def _insist_type(what: str, value: object, wanted: type | UnionType, expected: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, wanted):
+        raise InputError(f"{what} is {value!r}, expected {expected}")
 
 
 def _numbers(report: Definition, given: Mapping[str, float]) -> dict[str, float]:

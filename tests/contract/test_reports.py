@@ -11,6 +11,7 @@ import random
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -23,6 +24,7 @@ from reports.definition import UnknownReport
 from reports.health_reports import HEALTH
 from reports.render import to_csv, to_json
 from reports.run import run
+from storage.errors import InputError, UnknownName
 from storage.model import Loss, MetricKey, Outcome, Transition, Window, to_us
 from storage.models import Agent
 from storage.queries import load
@@ -300,8 +302,14 @@ def test_reports_refuse_what_does_not_exist_and_say_what_does(store: Store) -> N
         run(store, "x", window=AFTERNOON)
     with pytest.raises(UnknownReport, match='report incidents has no filter "host": expected agent, type'):
         run(store, "incidents", window=AFTERNOON, filters={"host": "h"})
-    with pytest.raises(UnknownReport, match='agent "wrker-1" does not exist: did you mean "worker-1"'):
+    with pytest.raises(UnknownReport, match='agent "wrker-1" does not exist: did you mean "worker-1"') as caught:
         run(store, "incidents", window=AFTERNOON, filters={"agent": "wrker-1"})
+    assert isinstance(caught.value, UnknownName)
+    assert (caught.value.kind, caught.value.name) == ("agent", "wrker-1")
+    bad: list[dict[str, Any]] = [{"filters": {"agent": 7}}, {"options": {"target": "0.9"}}, {"tz": "UTC"}]
+    for asked, message in zip(bad, ("filter agent is 7", "option target is '0.9'", "tz is 'UTC'"), strict=True):
+        with pytest.raises(InputError, match=message):
+            run(store, "error_budget", window=AFTERNOON, **asked)
 
 
 @pytest.mark.parametrize("name", sorted(CATALOGUE))

@@ -88,7 +88,7 @@ def compare(store: Store, oracle: Oracle) -> None:
             assert abs(got_total - total) <= 1e-9 * n * max(abs(low), abs(high))  # type: ignore[operator]  # a float
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(STEP, min_size=3, max_size=14))
 def test_any_order_keeps_rollups_equal_to_raw(store: Store, steps: list[tuple[str, object]]) -> None:
     """Whatever happens in whatever order, rollups equal the accepted rows and ``verify`` holds."""

@@ -241,9 +241,9 @@ def test_terminal_shows_how_far_it_has_come(url: str) -> None:
     assert shown.rstrip().endswith(b"60,006 rows to x.parquet, 2026-03-10T12:00:00Z to 2026-03-10T13:00:00Z")
 
 
-@pytest.mark.parametrize("library", ["pandas", "pyarrow"])
-def test_without_the_extra_there_is_one_line_with_the_remedy(url: str, library: str) -> None:
+def test_without_the_extra_there_is_one_line_with_the_remedy(url: str) -> None:
     """Whoever has not installed it learns what to install; every other command works."""
+    library = "pyarrow"
     hidden = f"sys.modules['{library}'] = None"
     remedy = f'needs {library}, found none: run pip install "fleetpulse[frames]"\n'
     for arguments, code, said in (
