@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# One worker per processor.
+# As many workers as tests/conftest.py says.
 TEST_ARGS ?= -n auto --dist worksteal
 
 # How long `make run` runs, such as FOR=90s; until Ctrl-C when empty.
