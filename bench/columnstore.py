@@ -6,14 +6,13 @@ Values are seeded random walks with their full mantissa, the worst that a gauge 
 
 from __future__ import annotations
 
-import argparse
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import numpy as np
 from sqlalchemy import text
 
-from bench.databases import fresh_store
+from bench.databases import alone, fresh_store
 from bench.figures import Figure, show
 from bench.ingest import SESSION
 from storage.batch import Batch, make_samples
@@ -86,6 +85,4 @@ def run(server_url: str | None = None) -> bool:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--database-url", help="TimescaleDB server whose user may make databases")
-    raise SystemExit(0 if run(parser.parse_args().database_url) else 1)
+    alone(run, __doc__, "TimescaleDB server whose user may make databases")

@@ -4,10 +4,12 @@ Fresh databases to measure in: on the embedded server, or on one that is named.
 
 from __future__ import annotations
 
+import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import NoReturn
 from uuid import uuid4
 
 import psycopg
@@ -18,6 +20,18 @@ from storage import schema
 from storage.embedded import EmbeddedServer
 from storage.open import open_store
 from storage.store import Store
+
+
+def alone(run: Callable[[str | None], bool], description: str | None, server: str) -> NoReturn:
+    """
+    Be the program that takes one benchmark; end with 1 when a bar is missed.
+
+    Args:
+        server: What the option for a server is good for.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--database-url", help=server)
+    raise SystemExit(0 if run(parser.parse_args().database_url) else 1)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ the command line in a process of its own, whose largest size the system tells.
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ import pandas as pd
 from adbc_driver_postgresql import dbapi
 from sqlalchemy import text
 
-from bench.databases import fresh_store
+from bench.databases import alone, fresh_store
 from bench.figures import Figure, show
 from fleetpulse import frames
 from storage.model import Tier, Window, floor
@@ -195,6 +194,4 @@ def run(server_url: str | None = None) -> bool:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--database-url", help="server to measure on; by default an embedded one")
-    raise SystemExit(0 if run(parser.parse_args().database_url) else 1)
+    alone(run, __doc__, "server to measure on; by default an embedded one")

@@ -4,14 +4,13 @@ How long a person waits for a report of health: 30 days of 100 agents, answered 
 
 from __future__ import annotations
 
-import argparse
 import time
 from datetime import UTC, datetime, timedelta
 from statistics import median
 
 from sqlalchemy import text
 
-from bench.databases import fresh_store
+from bench.databases import alone, fresh_store
 from bench.figures import Figure, show
 from reports.health_reports import HEALTH
 from reports.run import run as run_report
@@ -106,6 +105,4 @@ def run(server_url: str | None = None) -> bool:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--database-url", help="server to measure on; by default an embedded one")
-    raise SystemExit(0 if run(parser.parse_args().database_url) else 1)
+    alone(run, __doc__, "server to measure on; by default an embedded one")

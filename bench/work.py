@@ -6,14 +6,13 @@ Lists and look-ups are those of a database with a million tasks and a million me
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from statistics import median
 
 from sqlalchemy import text
 
-from bench.databases import fresh_store
+from bench.databases import alone, fresh_store
 from bench.figures import Figure, show
 from storage.model import AgentSpec
 from storage.repositories.tasks import TaskSpec
@@ -141,6 +140,4 @@ def run(server_url: str | None = None) -> bool:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--database-url", help="server to measure on; by default an embedded one")
-    raise SystemExit(0 if run(parser.parse_args().database_url) else 1)
+    alone(run, __doc__, "server to measure on; by default an embedded one")

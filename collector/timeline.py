@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from storage.clock import boot_us
+
 #: A difference above this is a step (DESIGN §5); NTP itself slews up to 128 ms and steps only above.
 MAX_DRIFT_US = 1_000_000
 
@@ -20,12 +22,6 @@ MAX_DRIFT_US = 1_000_000
 def wall_us() -> int:
     """Return the wall clock, microseconds since the Unix epoch."""
     return time.time_ns() // 1000
-
-
-def boot_us() -> int:
-    """Return microseconds since boot, suspend included where the system has such a clock (Linux has)."""
-    clock = getattr(time, "CLOCK_BOOTTIME", None)
-    return (time.monotonic_ns() if clock is None else time.clock_gettime_ns(clock)) // 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,18 +6,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from datetime import timedelta
 
 from rollups import refresh, retention
 from rollups.audit import Audit
 from rollups.policy import RetentionPolicy
+from storage.layout import AHEAD
 from storage.model import Window, from_us
 from storage.store import Store
 
 log = logging.getLogger(__name__)
-
-#: Partitions are made for so long ahead.
-AHEAD = timedelta(days=2)
 
 
 class Upkeep:

@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from fleetpulse.settings import Settings
-from storage import schema
+from storage.database import upgrade
 from storage.embedded import EmbeddedServer
 from storage.errors import SchemaMismatch, SettingsError, StorageError
 from storage.lite.connection import parse_url as sqlite_file
@@ -82,12 +82,6 @@ def located(settings: Settings, *, create: bool = False) -> Iterator[str]:
 def database_file(url: str) -> Path | None:
     """Return the file that *url* is the database of; ``None`` where it is a server, or memory."""
     return sqlite_file(url) if url.startswith("sqlite") else None
-
-
-def upgrade(store: Store) -> None:
-    """Bring both halves of the schema up to this code."""
-    schema.upgrade(store.engine)
-    store.provision()
 
 
 def make_ready(store: Store, settings: Settings) -> None:

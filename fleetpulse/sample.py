@@ -50,6 +50,12 @@ _STEPS: Sequence[tuple[str, str, str, float, tuple[str, ...]]] = (
     ("review", "review", "reviewer", 4, ("draft",)),
 )
 _HOSTS = ("host-a", "host-b")
+#: How agents go down, and why.
+_CAUSES = (
+    (Outcome.TIMEOUT, "no answer within 10 s"),
+    (Outcome.REFUSED, "connection refused"),
+    (Outcome.UNHEALTHY, "status 503"),
+)
 _MAX_DAYS = 60
 
 _TOKENS = MetricKey(name="llm_tokens", kind=Kind.COUNTER, unit="1", description="tokens in and out")
@@ -331,17 +337,12 @@ class _History:
 
     def _outages(self) -> list[tuple[Window, Outcome, str]]:
         """Return when an agent is down, how, and why."""
-        causes = (
-            (Outcome.TIMEOUT, "no answer within 10 s"),
-            (Outcome.REFUSED, "connection refused"),
-            (Outcome.UNHEALTHY, "status 503"),
-        )
         found: list[tuple[Window, Outcome, str]] = []
         moment = self._window.start + float(self._random.exponential(30)) * HOUR
         while moment < self._window.end:
             start = floor(moment, MINUTE)
             length = max(2, int(self._random.exponential(12))) * MINUTE
-            outcome, reason = causes[int(self._random.integers(len(causes)))]
+            outcome, reason = _CAUSES[int(self._random.integers(len(_CAUSES)))]
             found.append((Window(start, start + length), outcome, reason))
             moment = start + length + HOUR + float(self._random.exponential(30)) * HOUR
         return found
@@ -359,7 +360,7 @@ class _History:
         first = int((part.start - self._window.start) / MINUTE)
         n = int((part.end - part.start) / MINUTE)
         ts_us = to_us(part.start) + np.arange(n, dtype=np.int64) * 60_000_000
-        reasons = ("no answer within 10 s", "connection refused", "status 503")
+        reasons = tuple(why for _, why in _CAUSES)
         checks: list[dict[str, np.ndarray[tuple[int], np.dtype[np.generic]]]] = []
         samples: list[tuple[int, int, np.ndarray[tuple[int], np.dtype[np.float64]]]] = []
         transitions: list[Transition] = []

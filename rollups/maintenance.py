@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from queue import SimpleQueue
 
 from rollups.audit import Audit
@@ -20,6 +20,7 @@ from rollups.refresh import RefreshSummary, refresh_all
 from rollups.retention import RetentionResult
 from rollups.retention import apply as apply_retention
 from storage.errors import FleetpulseError, StorageError, TransientStorageError
+from storage.layout import AHEAD
 from storage.model import Window
 from storage.store import Store
 
@@ -27,8 +28,6 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two looks at what has to be dropped, and at the partitions of the days to come.
 HOUSEKEEPING_S = 600.0
-#: How far ahead partitions are made.
-AHEAD = timedelta(days=2)
 #: Seconds that the work in hand has to come to its end; what is cut off then is taken back by the server.
 LEAVE_S = 4.0
 

@@ -182,8 +182,6 @@ def _number(what: str, value: object) -> float:
 
 
 def _moment(at: datetime) -> int:
-    if at.tzinfo is None:
-        raise InputError(f"moment {at.isoformat()} has no time zone, expected aware UTC: add tzinfo=UTC")
     us = to_us(at)
     if not 0 <= us < END_US:
         raise InputError(

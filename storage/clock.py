@@ -25,10 +25,15 @@ READINGS = 3
 JITTER = timedelta(seconds=1)
 
 
-def boot_s() -> float:
-    """Return seconds since boot, suspend included where the system has such a clock (Linux has)."""
+def boot_us() -> int:
+    """Return microseconds since boot, suspend included where the system has such a clock (Linux has)."""
     clock = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if clock is None else time.clock_gettime(clock)
+    return (time.monotonic_ns() if clock is None else time.clock_gettime_ns(clock)) // 1000
+
+
+def boot_s() -> float:
+    """Return the same in seconds."""
+    return boot_us() / 1e6
 
 
 class DatabaseClock:

@@ -48,6 +48,12 @@ class DatabaseHealth:
         return found == (self.needed_revision, self.needed_timeseries_version)
 
 
+def upgrade(store: Store) -> None:
+    """Bring both halves of the schema up to this code."""
+    schema.upgrade(store.engine)
+    store.provision()
+
+
 class DatabaseManager:
     """
     A database, from its address to its sessions. Safe to be used by several threads at once.
@@ -151,9 +157,7 @@ class DatabaseManager:
             SchemaMismatch: The database is newer than the code.
             TransientStorageError: The database could not be reached, or another one at work did not finish in time.
         """
-        store = self.store
-        schema.upgrade(store.engine)
-        store.provision()
+        upgrade(self.store)
 
     #: The same, as those call it who have a schema already.
     upgrade = create_schema

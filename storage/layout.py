@@ -15,6 +15,9 @@ from storage.model import Table, Tier, Window, aware
 TABLE_CODE: Mapping[Table, int] = MappingProxyType({Table.HEALTH: 1, Table.AGENT: 2, Table.SYSTEM: 3})
 TIER_CODE: Mapping[Tier, int] = MappingProxyType({Tier.RAW: 0, Tier.M1: 1, Tier.H1: 2, Tier.D1: 3})
 
+#: How far ahead partitions are made: an hour before midnight the next day's are long there.
+AHEAD = timedelta(days=2)
+
 _HEALTH_ROLLUP = (
     *("bucket", "agent_id", "n"),
     *("healthy", "degraded", "unhealthy", "stalled", "timeout", "refused", "error", "skipped", "paused"),

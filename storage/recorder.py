@@ -38,7 +38,7 @@ from storage.client_rows import (
 from storage.errors import InputError, TransientStorageError
 from storage.model import Kind, Outcome, Session
 from storage.models import Agent
-from storage.repositories.base import unknown
+from storage.repositories.base import pieces, unknown
 from storage.sqlstate import translated
 from storage.store import Store
 from storage.versions import release
@@ -49,8 +49,6 @@ __all__ = ["HealthCheck", "Recorder", "Sample"]
 _TRIES = 3
 #: Calls that failed and may be repeated; some hundred bytes each.
 _MAX_UNDECIDED = 100_000
-#: Names that are asked for in one statement.
-_MAX_LISTED = 1_000
 
 
 class Recorder:
@@ -250,8 +248,8 @@ class Recorder:
         if not missing:
             return
         with translated("looking for agents"), self._store.engine.connect() as connection:
-            for start in range(0, len(missing), _MAX_LISTED):
-                asked = select(Agent.name).where(Agent.name.in_(missing[start : start + _MAX_LISTED]))
+            for listed in pieces(missing):
+                asked = select(Agent.name).where(Agent.name.in_(listed))
                 self._known.update(connection.scalars(asked))
             absent = next((name for name in missing if name not in self._known), None)
             if absent is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-from storage.errors import IllegalTransition
+from storage.errors import IllegalTransition, InputError
 
 
 class TaskState(StrEnum):
@@ -51,6 +51,16 @@ class StateMachine:
     def states(self) -> tuple[str, ...]:
         """Return every state, in the order of the enumeration."""
         return tuple(self.ways)
+
+    def insist_state(self, state: str | None) -> None:
+        """
+        Insist that *state*, which somebody looks for, is one of these; ``None`` is any.
+
+        Raises:
+            InputError: It is none.
+        """
+        if state is not None and state not in self.ways:
+            raise InputError(f'state is "{state}", expected one of {", ".join(self.states())}')
 
     def is_final(self, state: str) -> bool:
         """Tell whether nothing follows *state*."""

@@ -20,11 +20,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from fleetpulse.commands import roles
 from fleetpulse.commands.options import Config, DatabaseUrl, Home, Text, settings_of
 from fleetpulse.console import TextFormat, complain, note, write
-from fleetpulse.database import database_file, located, opened, store_at, upgrade
+from fleetpulse.database import database_file, located, opened, store_at
 from fleetpulse.settings import Settings
 from rollups.audit import findings
 from storage import schema
 from storage.cluster import Cluster
+from storage.database import upgrade
 from storage.embedded import EmbeddedServer
 from storage.errors import CapabilityMissing, SchemaMismatch, SettingsError, StorageError
 from storage.model import Table, Tier

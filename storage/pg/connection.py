@@ -10,7 +10,7 @@ import json
 import math
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -201,6 +201,12 @@ def set_deadline(connection: psycopg.Connection, deadline: Deadline) -> None:
     connection.execute(
         sql.SQL("SET statement_timeout = {}; SET lock_timeout = {}").format(deadline.statement_ms, deadline.lock_ms)
     )
+
+
+def set_local(settings: Iterable[str]) -> str:
+    """Return one statement that makes *settings* for the transaction: each by itself is a round trip, or more."""
+    pairs = (setting.replace("'", "").split(" = ") for setting in settings)
+    return "SELECT " + ", ".join(f"set_config('{name}', '{value}', true)" for name, value in pairs)
 
 
 def connect(url: URL) -> psycopg.Connection:

@@ -16,7 +16,7 @@ from sqlalchemy.engine import URL
 
 from storage import deadlines
 from storage.model import aware
-from storage.pg.connection import SESSION, borrow, connect_arguments
+from storage.pg.connection import SESSION, borrow, connect_arguments, set_local
 from storage.sqlstate import translate
 from storage.store import ArrowSource, Rows, Snapshot
 
@@ -37,12 +37,6 @@ _SETTINGS = (
     f"work_mem = '{SORT_MEMORY}'",
 )
 _LEVEL = "ISOLATION LEVEL REPEATABLE READ READ ONLY"
-
-
-def _set_local() -> str:
-    """Return one statement that makes all the settings: Arrow's driver takes three round trips for each."""
-    pairs = (setting.replace("'", "").split(" = ") for setting in _SETTINGS)
-    return "SELECT " + ", ".join(f"set_config('{name}', '{value}', true)" for name, value in pairs)
 
 
 def render(statement: str, parameters: Mapping[str, object]) -> str:
@@ -69,7 +63,7 @@ def arrow_source(url: URL) -> ArrowSource:
     address = url.set(drivername="postgresql", query={**options, **url.query})
     return ArrowSource(
         uri=address.render_as_string(hide_password=False),
-        begin=(f"SET TRANSACTION {_LEVEL}", _set_local()),
+        begin=(f"SET TRANSACTION {_LEVEL}", set_local(_SETTINGS)),
         render=render,
     )
 
@@ -79,7 +73,7 @@ def snapshot(engine: Engine) -> Iterator[Snapshot]:
     """Lend one moment of the database of *engine*; see ``Store.snapshot``."""
     with borrow(engine, "reading", deadlines.EXPORT) as connection, connection.transaction():
         connection.execute(f"SET TRANSACTION {_LEVEL}")
-        connection.execute(_set_local())
+        connection.execute(set_local(_SETTINGS))
         yield _Rows(connection)
 
 

@@ -20,9 +20,10 @@ from storage import deadlines, schema
 from storage.batch import Batch, WriteResult
 from storage.deadlines import Deadline
 from storage.errors import CapabilityMissing, CollectorRunning, TransientStorageError
+from storage.layout import AHEAD
 from storage.model import Session, Table, Tier, Window
 from storage.pg import claim, ingest, retention, rollups
-from storage.pg.connection import SESSION, borrow, connect, insist_direct, make_engine, parse_url
+from storage.pg.connection import SESSION, borrow, connect, insist_direct, make_engine, parse_url, set_local
 from storage.pg.ids import Ids
 from storage.pg.provision import provisioned_for
 from storage.pg.series import Series, Server
@@ -43,8 +44,8 @@ from storage.store import (
 
 #: SQLSTATE of a statement that exceeded its deadline.
 QUERY_CANCELED = "57014"
-#: How far ahead partitions are made: an hour before midnight the next day's are long there.
-AHEAD = timedelta(days=2)
+#: What a question begins with; settings that end with its transaction, as in ``storage.pg.snapshot``.
+_READING = (*SESSION, f"statement_timeout = '{deadlines.READ.statement_ms}'")
 
 
 class PgStore:
@@ -299,9 +300,7 @@ class PgStore:
             with self._engine.begin() as connection:
                 # Per transaction, so that a pooler may hand each one another server process.
                 connection.execute(text("SET TRANSACTION READ ONLY"))
-                for setting in SESSION:
-                    connection.execute(text(f"SET LOCAL {setting}"))
-                connection.execute(text(f"SET LOCAL statement_timeout = {deadlines.READ.statement_ms}"))
+                connection.execute(text(set_local(_READING)))
                 answer = connection.execute(text(sql), dict(parameters or {}))
                 return Rows(columns=tuple(answer.keys()), rows=[tuple(row) for row in answer])
         except SQLAlchemyError as exc:

@@ -12,7 +12,7 @@ from typing import TypeVar, overload
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from storage.errors import InputError, PermanentStorageError, TransientStorageError, UnknownName
+from storage.errors import InputError, PermanentStorageError, StaleVersion, TransientStorageError, UnknownName
 from storage.schema import require_head
 from storage.sqlstate import UNDEFINED, translated
 from storage.transactions import writing
@@ -24,6 +24,9 @@ Item = TypeVar("Item")
 #: read (40001): the loser does it again and finds what the winner did.
 _RACES = ("23505", "40P01", "40001")
 _TRIES = 5
+
+#: Values that one statement lists: SQLite takes 32,766 parameters, PostgreSQL 65,535.
+MAX_LISTED = 1_000
 
 #: Of a page that was not asked for by size.
 PAGE_SIZE = 100
@@ -68,6 +71,12 @@ class Repository:
             if exc.sqlstate in UNDEFINED:
                 require_head(self._engine)
             raise
+
+
+def pieces(values: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """Yield *values* in their order, as many at a time as a statement lists."""
+    for start in range(0, len(values), MAX_LISTED):
+        yield values[start : start + MAX_LISTED]
 
 
 class Page(Sequence[Item]):
@@ -118,6 +127,20 @@ def check_limit(limit: object) -> None:
     """
     if not isinstance(limit, int) or not 1 <= limit <= MAX_PAGE_SIZE:
         raise InputError(f"limit is {limit!r}, expected 1 to {MAX_PAGE_SIZE}: ask for the next page with after")
+
+
+def check_version(what: str, found: int, expected: int | None) -> None:
+    """
+    Insist that a row has the version that the caller has read; ``None`` is any.
+
+    Args:
+        what: As messages call it: ``task 7 (summarise)``.
+
+    Raises:
+        StaleVersion: It has another one.
+    """
+    if expected is not None and found != expected:
+        raise StaleVersion(what, found=found, expected=expected)
 
 
 def unknown(kind: str, name: str, known: Iterable[str], *, otherwise: str) -> UnknownName:

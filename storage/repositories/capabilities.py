@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from storage.errors import InputError
 from storage.payloads import check_name, check_payload
-from storage.repositories.agent_rows import MAX_LISTED
+from storage.repositories.base import MAX_LISTED
 from storage.work_models import AgentCapability
 
 #: Name of a capability to what there is to say of it, such as limits and versions.

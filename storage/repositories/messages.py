@@ -12,13 +12,13 @@ from typing import Any, get_args
 from sqlalchemy import Row, select
 from sqlalchemy.orm import Session
 
-from storage.errors import InputError, StaleVersion, UnknownName
+from storage.errors import InputError, UnknownName
 from storage.model import aware
 from storage.models import Base
 from storage.payloads import check_name, check_payload, check_text
 from storage.repositories import message_pages
 from storage.repositories.agent_rows import agent_ids, insist_name
-from storage.repositories.base import PAGE_SIZE, Page, Repository, check_limit, page_of
+from storage.repositories.base import PAGE_SIZE, Page, Repository, check_limit, check_version, page_of
 from storage.repositories.message_pages import Direction
 from storage.repositories.references import WorkflowRef, chunks, find_task, find_workflow, is_id
 from storage.states import MESSAGE, MessageState
@@ -142,8 +142,7 @@ class MessageRepository(Repository):
             if message is None:
                 raise _unknown(message_id)
             title = f"message {message.id} ({message.type})"
-            if version is not None and version != message.version:
-                raise StaleVersion(title, found=message.version, expected=version)
+            check_version(title, message.version, version)
             MESSAGE.check(title, message.state, state)
             session.add(
                 MessageEvent(message_id=message.id, ts=now, from_state=message.state, to_state=state, reason=reason)
@@ -244,8 +243,7 @@ class MessageRepository(Repository):
         after: int | None,
     ) -> Page[MessageRecord]:
         check_limit(limit)
-        if state is not None and state not in MESSAGE.states():
-            raise InputError(f'state is "{state}", expected one of {", ".join(MESSAGE.states())}')
+        MESSAGE.insist_state(state)
         asked = {"agent": agent, "type": type, "after": after}
         parameters: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
         statement = message_pages.page(

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from storage.errors import StorageError, UnknownName
 from storage.payloads import MAX_ID
-from storage.repositories.base import unknown
+from storage.repositories.base import pieces, unknown
 from storage.specs import is_name
 from storage.states import WORKFLOW
 from storage.work_models import Task, Workflow
@@ -25,8 +25,6 @@ Row = TypeVar("Row", Task, Workflow)
 #: A workflow's id or its name.
 WorkflowRef = int | str
 
-#: Values that one statement lists: SQLite takes 32,766 parameters, PostgreSQL 65,535.
-MAX_LISTED = 1_000
 #: Names that are looked through for one that was meant: there may be millions.
 _NEWEST = 500
 _NEIGHBOURS = 50
@@ -48,10 +46,8 @@ def workflow_title(workflow: Workflow) -> str:
 
 
 def chunks(ids: Iterable[int]) -> Iterator[Sequence[int]]:
-    """Yield *ids* in ascending order, each once, as many at a time as a statement lists."""
-    listed = sorted(set(ids))
-    for start in range(0, len(listed), MAX_LISTED):
-        yield listed[start : start + MAX_LISTED]
+    """Return *ids* in ascending order, each once, as many at a time as a statement lists."""
+    return pieces(sorted(set(ids)))
 
 
 # ---------------------------------------------------------------- workflows
@@ -95,8 +91,8 @@ def keep_workflows(session: Session, refs: Iterable[WorkflowRef]) -> dict[Workfl
     wanted = list(refs)
     ids: dict[WorkflowRef, int] = {ref: ref for ref in wanted if not isinstance(ref, str) and is_id(ref)}
     names = [ref for ref in wanted if isinstance(ref, str) and is_name(ref)]
-    for start in range(0, len(names), MAX_LISTED):
-        listed = Workflow.name.in_(names[start : start + MAX_LISTED])
+    for piece in pieces(names):
+        listed = Workflow.name.in_(piece)
         ids |= {name: id_ for id_, name in session.execute(select(Workflow.id, Workflow.name).where(listed))}
     held = _locked(session, Workflow, ids.values(), _KEEP)
     for ref in wanted:

@@ -16,9 +16,8 @@ from sqlalchemy.orm import Session
 from storage.errors import DependencyCycle, DuplicateName, InputError, UnknownName
 from storage.model import aware
 from storage.payloads import check_integer, check_name, check_payload
-from storage.repositories.base import unknown
+from storage.repositories.base import MAX_LISTED, pieces, unknown
 from storage.repositories.references import (
-    MAX_LISTED,
     WorkflowRef,
     chunks,
     insist_id,
@@ -198,8 +197,7 @@ def _stored_names(session: Session, wanted: set[tuple[int, str]]) -> dict[tuple[
     names = sorted({name for _, name in wanted})
     found: dict[tuple[int, str], int] = {}
     for workflow_ids in chunks(workflow_id for workflow_id, _ in wanted):
-        for start in range(0, len(names), MAX_LISTED):
-            listed = names[start : start + MAX_LISTED]
+        for listed in pieces(names):
             rows = session.execute(
                 select(Task.workflow_id, Task.name, Task.id).where(
                     Task.workflow_id.in_(workflow_ids), Task.name.in_(listed)

@@ -17,13 +17,13 @@ from uuid import UUID
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from storage.errors import IllegalTransition, InputError, StaleVersion
+from storage.errors import IllegalTransition, InputError
 from storage.model import aware
 from storage.models import Agent
 from storage.payloads import check_integer, check_name, check_payload, check_text
 from storage.repositories import claims, dependencies, steps
 from storage.repositories.agent_rows import agent_ids
-from storage.repositories.base import PAGE_SIZE, Page, Repository, check_limit, page_of
+from storage.repositories.base import PAGE_SIZE, Page, Repository, check_limit, check_version, page_of
 from storage.repositories.claims import Recovered
 from storage.repositories.references import (
     WorkflowRef,
@@ -117,8 +117,7 @@ class TaskRepository(Repository):
             InputError: There is no such state, or *limit* is not the size of a page.
             TransientStorageError: The database could not be reached.
         """
-        if state is not None and state not in TASK.states():
-            raise InputError(f'state is "{state}", expected one of {", ".join(TASK.states())}')
+        TASK.insist_state(state)
         wanted = select(Task)
         for column, value in ((Task.state, state), (Task.type, type)):
             if value is not None:
@@ -321,8 +320,7 @@ class TaskRepository(Repository):
             if state == TaskState.PENDING:
                 _insist_workflow_open(session, task_id)
             task = lock_task(session, task_id, waiting)
-            if version is not None and task.version != version:
-                raise StaleVersion(task_title(task), found=task.version, expected=version)
+            check_version(task_title(task), task.version, version)
             if lease is not None:
                 claims.insist_lease(task, lease, now)
             TASK.check(task_title(task), task.state, state)

@@ -14,12 +14,20 @@ from typing import Any
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
-from storage.errors import DuplicateName, InputError, StaleVersion
+from storage.errors import DuplicateName, InputError
 from storage.model import aware
 from storage.payloads import check_name, check_payload, check_text
-from storage.repositories.base import PAGE_SIZE, Page, Repository, check_limit, page_of
-from storage.repositories.references import (
+from storage.repositories.base import (
     MAX_LISTED,
+    PAGE_SIZE,
+    Page,
+    Repository,
+    check_limit,
+    check_version,
+    page_of,
+    pieces,
+)
+from storage.repositories.references import (
     WorkflowRef,
     find_workflow,
     lock_workflow,
@@ -131,8 +139,7 @@ class WorkflowRepository(Repository):
             TransientStorageError: The database could not be reached.
         """
         check_limit(limit)
-        if state is not None and state not in WORKFLOW.states():
-            raise InputError(f'state is "{state}", expected one of {", ".join(WORKFLOW.states())}')
+        WORKFLOW.insist_state(state)
         wanted = select(Workflow).where(Workflow.id > after)
         for column, value in ((Workflow.state, state), (Workflow.type, type)):
             if value is not None:
@@ -198,8 +205,7 @@ class WorkflowRepository(Repository):
 
         def work(session: Session) -> Cancelled:
             workflow = lock_workflow(session, ref)
-            if version is not None and workflow.version != version:
-                raise StaleVersion(workflow_title(workflow), found=workflow.version, expected=version)
+            check_version(workflow_title(workflow), workflow.version, version)
             WORKFLOW.check(workflow_title(workflow), workflow.state, state)
             event = {"workflow_id": workflow.id, "ts": now, "from_state": workflow.state, "to_state": state}
             insert_rows(session, WorkflowEvent, [event | {"reason": reason}])
@@ -230,8 +236,8 @@ def _check_specs(specs: Sequence[WorkflowSpec]) -> None:
 
 
 def _insist_new(session: Session, names: Sequence[str]) -> None:
-    for start in range(0, len(names), MAX_LISTED):
-        listed = Workflow.name.in_(names[start : start + MAX_LISTED])
+    for piece in pieces(names):
+        listed = Workflow.name.in_(piece)
         taken = session.scalars(select(Workflow.name).where(listed).order_by(Workflow.id).limit(1)).one_or_none()
         if taken is not None:
             raise DuplicateName("workflow", taken, "choose another name, a date or a number in it for instance")

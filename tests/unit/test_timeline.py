@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from collector.timeline import Timeline, boot_us, wall_us
+from collector.timeline import Timeline, wall_us
+from storage.clock import boot_us
 
 
 @dataclass
