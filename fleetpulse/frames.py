@@ -7,10 +7,10 @@ What each column is and which types, units and missing values to expect is told 
 
 from __future__ import annotations
 
-from reports.extra import frames_extra
+from reports.exports.extra import frames_extra
 
 with frames_extra("fleetpulse.frames"):
-    from reports.frames import (
+    from reports.exports.frames import (
         agent_metrics,
         agent_samples,
         agents,
@@ -26,8 +26,8 @@ with frames_extra("fleetpulse.frames"):
         tasks,
         workflows,
     )
-    from reports.joins import join_agents, join_tasks
-    from reports.shapes import resample, wide
+    from reports.exports.joins import join_agents, join_tasks
+    from reports.exports.shapes import resample, wide
 
 __all__ = [
     # time series

@@ -20,9 +20,9 @@ from fleetpulse.console import ReaderGone, note
 from fleetpulse.database import opened
 from fleetpulse.moments import parse_window
 from fleetpulse.quantities import parse_duration
-from reports.extra import frames_extra
+from reports.exports.extra import frames_extra
+from reports.exports.targets import Compression, Format, Target, format_of, insist_free
 from reports.render import iso
-from reports.targets import Compression, Format, Target, format_of, insist_free
 from storage.errors import SettingsError
 from storage.model import Table, Tier
 
@@ -102,10 +102,10 @@ def export(
     Write time series, or a table or view, to a Parquet or CSV file.
     """
     with frames_extra("fleetpulse export"):
-        from reports import relations
-        from reports.export import export_relation, export_series
-        from reports.series import Series
-        from reports.tables import Shape
+        from reports.exports import relations
+        from reports.exports.run import export_relation, export_series
+        from reports.exports.series import Series
+        from reports.exports.tables import Shape
     target = _target(out, compression, force=force)
     insist_free(target)
     given = {"agent": agent, "host": host, "metric": metric, "workflow": workflow, "type": [type] if type else None}

@@ -17,12 +17,12 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from fleetpulse import frames
-from reports import files, tables
-from reports.export import Exported, export_relation, export_series
-from reports.frames import table as table_frame
-from reports.series import Series
-from reports.tables import Shape
-from reports.targets import Compression, ExportError, Format, Target
+from reports.exports import files, tables
+from reports.exports.frames import table as table_frame
+from reports.exports.run import Exported, export_relation, export_series
+from reports.exports.series import Series
+from reports.exports.tables import Shape
+from reports.exports.targets import Compression, ExportError, Format, Target
 from storage.errors import InputError, NotRolledUp, TransientStorageError, UnknownName
 from storage.model import Outcome, Table, Tier, Window
 from storage.store import Store
@@ -65,7 +65,7 @@ def test_parquet_is_read_back_as_the_frame(
     fill(store)
     if small:
         monkeypatch.setattr("storage.sqlite.BLOCK_ROWS", 2)
-        monkeypatch.setattr("reports.arrow.BATCH_BYTES", 64)
+        monkeypatch.setattr("reports.exports.arrow.BATCH_BYTES", 64)
         monkeypatch.setattr(files, "GROUP_BYTES", 100)
     expected: dict[str, tuple[Series, Shape, pd.DataFrame]] = {
         "records": (HEALTH, RAW, frames.health_records(store, HOUR)),
@@ -156,7 +156,7 @@ def test_wide_files_have_a_column_per_series(store: Store, tmp_path: Path, monke
     """As the wide frame, flat: agents, or metric@agent; however the rows are cut."""
     fill(store)
     monkeypatch.setattr("storage.sqlite.BLOCK_ROWS", 2)
-    monkeypatch.setattr("reports.arrow.BATCH_BYTES", 64)
+    monkeypatch.setattr("reports.exports.arrow.BATCH_BYTES", 64)
     monkeypatch.setattr(tables, "_CELLS", 1)
     for name, shape in {"raw": RAW, "minutes": Shape(step=MINUTE), "ten": Shape(step=10 * MINUTE)}.items():
         path = tmp_path / f"{name}.parquet"
@@ -316,7 +316,7 @@ def test_horizon_is_looked_at(store: Store, tmp_path: Path, monkeypatch: pytest.
     """An export below what is kept is refused before there is a file."""
     fill(store)
     kept = dict.fromkeys(Tier, at(60))
-    monkeypatch.setattr("reports.series._kept", lambda _reader, _table: kept)
+    monkeypatch.setattr("reports.exports.series._kept", lambda _reader, _table: kept)
 
     with pytest.raises(NotRolledUp, match="health_checks is kept from"):
         exported(store, HEALTH, RAW, tmp_path / "x.csv")

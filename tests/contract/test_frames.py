@@ -19,13 +19,13 @@ from pandas.testing import assert_frame_equal
 from sqlalchemy import text
 
 from fleetpulse import frames
-from reports import arrow, relations
-from reports.arrow import MOMENT, reading
 from reports.catalogue import CATALOGUE
 from reports.definition import Column
-from reports.frames import table as table_frame
-from reports.names import OUTCOMES
-from reports.relations import RELATIONS, SERIES
+from reports.exports import arrow, relations
+from reports.exports.arrow import MOMENT, reading
+from reports.exports.frames import table as table_frame
+from reports.exports.names import OUTCOMES
+from reports.exports.relations import RELATIONS, SERIES
 from reports.run import Report, run
 from storage.errors import InputError, NotRolledUp, TransientStorageError, UnknownName
 from storage.layout import TABLE_CODE, TIER_CODE

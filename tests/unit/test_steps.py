@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from reports.names import label_text
-from reports.steps import choose, raw
+from reports.exports.names import label_text
+from reports.exports.steps import choose, raw
 from storage.errors import InputError, NotRolledUp
 from storage.model import EPOCH, Table, Tier, Window
 

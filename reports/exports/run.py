@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from reports import files, relations
-from reports.arrow import Reader, reading
-from reports.frames import empty_frame
-from reports.relations import Selection
-from reports.series import Series, ask, insist_kept
-from reports.tables import Shape, described, shaped
-from reports.targets import Target, insist_free
+from reports.exports import files, relations
+from reports.exports.arrow import Reader, reading
+from reports.exports.frames import empty_frame
+from reports.exports.relations import Selection
+from reports.exports.series import Series, ask, insist_kept
+from reports.exports.tables import Shape, described, shaped
+from reports.exports.targets import Target, insist_free
 from storage.model import Window
 from storage.store import Store
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from reports.names import OUTCOMES
+from reports.exports.names import OUTCOMES
 from storage.errors import InputError
 from storage.model import Kind
 

@@ -25,15 +25,15 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from reports import relations
-from reports.arrow import Field, reading, schema_of
 from reports.definition import Column
-from reports.names import OUTCOMES, Dictionary, Ints
+from reports.exports import relations
+from reports.exports.arrow import Field, reading, schema_of
+from reports.exports.names import OUTCOMES, Dictionary, Ints
+from reports.exports.series import Question, Series, ask, insist_kept, plain_ids
+from reports.exports.shapes import resample, width, with_means
+from reports.exports.shapes import wide as spread
+from reports.exports.steps import AUTO
 from reports.run import Report
-from reports.series import Question, Series, ask, insist_kept, plain_ids
-from reports.shapes import resample, width, with_means
-from reports.shapes import wide as spread
-from reports.steps import AUTO
 from storage.errors import InputError
 from storage.model import Table, Tier, Window
 from storage.store import Store

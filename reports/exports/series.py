@@ -14,10 +14,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from reports import names, steps
-from reports.arrow import MOMENT, Field, Reader, collect
-from reports.names import NO_ID, OUTCOMES, Dictionary, Ints
-from reports.steps import Choice
+from reports.exports import names, steps
+from reports.exports.arrow import MOMENT, Field, Reader, collect
+from reports.exports.names import NO_ID, OUTCOMES, Dictionary, Ints
+from reports.exports.steps import Choice
 from storage.errors import TransientStorageError
 from storage.layout import TABLE_CODE, slices
 from storage.model import Table, Tier, Window

@@ -1,7 +1,7 @@
 """
 What files of time series are made of: tables in the order of time, long or wide, as many as it takes.
 
-Their columns are those of the frames in ``reports.frames``, and a Parquet file says so: pandas makes the same frame of it.
+Their columns are those of the frames in ``reports.exports.frames``, and a Parquet file says so: pandas makes the same frame of it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from reports.arrow import MOMENT, Reader, schema_of
-from reports.frames import attrs_of, frame_of
-from reports.series import Question, named
-from reports.shapes import resample, spread, wide, with_means
+from reports.exports.arrow import MOMENT, Reader, schema_of
+from reports.exports.frames import attrs_of, frame_of
+from reports.exports.series import Question, named
+from reports.exports.shapes import resample, spread, wide, with_means
 from storage.errors import InputError
 from storage.model import MICROSECOND, Tier
 

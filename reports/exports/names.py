@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from reports.arrow import Field, Reader, collect
 from reports.definition import suggestion
+from reports.exports.arrow import Field, Reader, collect
 from storage.errors import UnknownName
 from storage.model import Outcome, Table
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from reports.targets import Compression, Format, Target, sink
+from reports.exports.targets import Compression, Format, Target, sink
 
 #: What becomes one row group of a Parquet file: 300,000 samples, which a reader has to take in at a time.
 GROUP_BYTES = 8 * 1024**2

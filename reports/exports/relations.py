@@ -15,9 +15,9 @@ import pyarrow as pa
 from sqlalchemy import Boolean, Column, Double, Integer
 from sqlalchemy.types import JSON
 
-from reports import names
-from reports.arrow import MOMENT, Field, Reader, collect
 from reports.definition import suggestion
+from reports.exports import names
+from reports.exports.arrow import MOMENT, Field, Reader, collect
 from storage.errors import InputError
 from storage.model import ROLLUPS, Table, Tier, Window
 from storage.models import Moment
