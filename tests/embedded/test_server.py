@@ -32,9 +32,12 @@ pytestmark = pytest.mark.skipif(servers.missing("postgresql") is not None, reaso
 
 #: Uses the server until its standard input ends; says the address when it has it.
 USER = """
+import signal
 import sys
 from pathlib import Path
 from storage.embedded import EmbeddedServer
+# A shell has what it starts in the background ignore it, and what that starts in turn.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 server = EmbeddedServer(Path(sys.argv[1]))
 print(server.start(), flush=True)
 sys.stdin.read()
