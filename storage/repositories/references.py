@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import BigInteger, ColumnElement, Select, literal, select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from storage.errors import StorageError, UnknownName
@@ -60,25 +60,23 @@ def find_workflow(session: Session, ref: WorkflowRef) -> Workflow:
     Raises:
         UnknownName: There is none; the message names those that are called alike.
     """
-    found = session.scalars(select(Workflow).where(Workflow.id == workflow_key(session, ref))).one_or_none()
+    insist_workflow(session, ref)
+    named = Workflow.name == ref if isinstance(ref, str) else Workflow.id == ref
+    found = session.scalars(select(Workflow).where(named)).one_or_none()
     if found is None:
         raise _unknown_workflow(session, ref)
     return found
 
 
-def workflow_key(session: Session, ref: WorkflowRef) -> ColumnElement[int]:
+def insist_workflow(session: Session, ref: WorkflowRef) -> None:
     """
-    Return the id of the workflow, as a part of another statement; NULL where there is none of that name.
+    Insist that *ref* can be a workflow's id or name: some of what cannot no database even compares with.
 
     Raises:
-        UnknownName: There cannot be such a workflow.
+        UnknownName: It cannot.
     """
-    # Some of what cannot be a name or an id no database even compares with.
     if not (is_name(ref) if isinstance(ref, str) else is_id(ref)):
         raise _unknown_workflow(session, ref)
-    if not isinstance(ref, str):
-        return literal(ref, BigInteger)
-    return select(Workflow.id).where(Workflow.name == ref).scalar_subquery()
 
 
 def keep_workflows(session: Session, refs: Iterable[WorkflowRef]) -> dict[WorkflowRef, Workflow]:

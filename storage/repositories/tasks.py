@@ -19,10 +19,9 @@ from sqlalchemy.orm import Session
 
 from storage.errors import IllegalTransition, InputError
 from storage.model import aware
-from storage.models import Agent
 from storage.payloads import check_integer, check_name, check_payload, check_text
-from storage.repositories import claims, dependencies, steps
-from storage.repositories.agent_rows import agent_ids
+from storage.repositories import claims, dependencies, steps, task_pages
+from storage.repositories.agent_rows import agent_ids, insist_name
 from storage.repositories.base import PAGE_SIZE, Page, Repository, check_limit, check_version, page_of
 from storage.repositories.claims import Recovered
 from storage.repositories.references import (
@@ -30,10 +29,10 @@ from storage.repositories.references import (
     find_task,
     find_workflow,
     insist_open,
+    insist_workflow,
     keep_workflows,
     lock_task,
     task_title,
-    workflow_key,
 )
 from storage.repositories.task_changes import dependent_ids, move, unblock
 from storage.repositories.task_creation import TaskSpec, check_specs, create_tasks
@@ -118,11 +117,7 @@ class TaskRepository(Repository):
             TransientStorageError: The database could not be reached.
         """
         TASK.insist_state(state)
-        wanted = select(Task)
-        for column, value in ((Task.state, state), (Task.type, type)):
-            if value is not None:
-                wanted = wanted.where(column == value)
-        return self._page(wanted, workflow, agent, limit, after)
+        return self._page(workflow, limit, after, state=state, type=type, agent=agent)
 
     def failed(
         self,
@@ -145,12 +140,8 @@ class TaskRepository(Repository):
             InputError: *limit* is not the size of a page.
             TransientStorageError: The database could not be reached.
         """
-        wanted = select(Task).where(Task.state == TaskState.FAILED)
-        if type is not None:
-            wanted = wanted.where(Task.type == type)
-        if since is not None:
-            wanted = wanted.where(Task.finished_at >= aware(since))
-        return self._page(wanted, workflow, None, limit, after)
+        failed_since = None if since is None else aware(since)
+        return self._page(workflow, limit, after, state=TaskState.FAILED, type=type, failed_since=failed_since)
 
     def ready(self, types: Sequence[str] | None = None, limit: int = PAGE_SIZE, *, now: datetime) -> Tasks:
         """
@@ -468,26 +459,26 @@ class TaskRepository(Repository):
 
     # ---------------------------------------------------------------- inside
 
-    def _page(
-        self, wanted: Select[Task], workflow: WorkflowRef | None, agent: str | None, limit: int, after: int
-    ) -> Page[Task]:
+    def _page(self, workflow: WorkflowRef | None, limit: int, after: int, **asked: object) -> Page[Task]:
         check_limit(limit)
+        parameters = {name: value for name, value in asked.items() if value is not None}
+        if workflow is not None:
+            parameters["workflow" if isinstance(workflow, str) else "workflow_id"] = workflow
+        statement = task_pages.page(frozenset(parameters))
+        agent = parameters.get("agent")
 
         def work(session: Session) -> Page[Task]:
-            narrowed = wanted.where(Task.id > after)
             if workflow is not None:
-                narrowed = narrowed.where(Task.workflow_id == workflow_key(session, workflow))
+                insist_workflow(session, workflow)
             if agent is not None:
-                narrowed = narrowed.where(
-                    Task.agent_id == select(Agent.id).where(Agent.name == agent).scalar_subquery()
-                )
-            rows = session.scalars(narrowed.order_by(Task.id).limit(limit + 1)).all()
+                insist_name(session, str(agent))
+            rows = session.scalars(statement, {**parameters, "after": after, "rows": limit + 1}).all()
             if not rows:
                 # Nothing to show, or nowhere to look: most calls need no second round trip to tell.
                 if workflow is not None:
                     find_workflow(session, workflow)
                 if agent is not None:
-                    agent_ids(session, [agent])
+                    agent_ids(session, [str(agent)])
             return page_of(rows, limit, lambda task: task.id)
 
         return self._read("reading tasks", work)
