@@ -24,6 +24,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Table,
     Text,
     UniqueConstraint,
     Uuid,
@@ -71,8 +72,9 @@ class UtcTimestamp(TypeDecorator[datetime]):
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """Return *value* as aware UTC, on its way from the database."""
-        if value is None:
-            return None
+        # Nearly always: sessions are in UTC, but for those that a pooler hands out.
+        if value is None or value.tzinfo is UTC:
+            return value
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
@@ -137,9 +139,15 @@ class Base(DeclarativeBase):
 
 
 def one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
-    """Return a constraint that holds *column* to *values*."""
+    """Return a constraint that holds *column* to *values*; ``info`` has both."""
     listed = ", ".join(f"'{value}'" for value in values)
-    return CheckConstraint(f"{column} IN ({listed})", name=column)
+    return CheckConstraint(f"{column} IN ({listed})", name=column, info={"column": column, "values": values})
+
+
+def values_of(table: Table, column: str) -> tuple[str, ...]:
+    """Return the values that *column* may have; empty where it may have any."""
+    told = (each.info for each in table.constraints if each.info.get("column") == column)
+    return next((each["values"] for each in told), ())
 
 
 class Agent(Base):

@@ -70,7 +70,7 @@ def health(
         InputError: *step* is not a number of whole minutes.
         TransientStorageError: The database could not answer.
     """
-    return _series(store, Series(table=Table.HEALTH, entities=_names(agent), type=type or ""), window, step)
+    return _series(store, Series(table=Table.HEALTH, entities=_names("agent", agent), type=_type(type)), window, step)
 
 
 def health_records(store: Store, window: Window, *, agent: Names = None, type: str | None = None) -> pd.DataFrame:
@@ -86,7 +86,9 @@ def health_records(store: Store, window: Window, *, agent: Names = None, type: s
         UnknownName: There is no such agent, or none of that type.
         NotRolledUp: *window* reaches below what is kept of raw rows: ``health`` may still know.
     """
-    return _series(store, Series(table=Table.HEALTH, entities=_names(agent), type=type or ""), window, None, raw=True)
+    return _series(
+        store, Series(table=Table.HEALTH, entities=_names("agent", agent), type=_type(type)), window, None, raw=True
+    )
 
 
 def agent_metrics(
@@ -114,7 +116,9 @@ def agent_metrics(
     Raises:
         As ``health``; ``UnknownName`` for a metric as well.
     """
-    series = Series(table=Table.AGENT, entities=_names(agent), type=type or "", metrics=_names(metric))
+    series = Series(
+        table=Table.AGENT, entities=_names("agent", agent), type=_type(type), metrics=_names("metric", metric)
+    )
     found = _series(store, series, window, step)
     return spread(found) if wide else found
 
@@ -132,7 +136,9 @@ def agent_samples(
     Raises:
         As ``health_records``; ``UnknownName`` for a metric as well.
     """
-    series = Series(table=Table.AGENT, entities=_names(agent), type=type or "", metrics=_names(metric))
+    series = Series(
+        table=Table.AGENT, entities=_names("agent", agent), type=_type(type), metrics=_names("metric", metric)
+    )
     found = _series(store, series, window, None, raw=True)
     return spread(found) if wide else found
 
@@ -141,7 +147,7 @@ def system_metrics(
     store: Store, metric: Names, window: Window, *, host: Names = None, step: Step = AUTO, wide: bool = False
 ) -> pd.DataFrame:
     """Load metrics of hosts by bucket: as ``agent_metrics``, with a column ``host`` in place of ``agent``."""
-    series = Series(table=Table.SYSTEM, entities=_names(host), metrics=_names(metric))
+    series = Series(table=Table.SYSTEM, entities=_names("host", host), metrics=_names("metric", metric))
     found = _series(store, series, window, step)
     return spread(found) if wide else found
 
@@ -150,7 +156,7 @@ def system_samples(
     store: Store, metric: Names, window: Window, *, host: Names = None, wide: bool = False
 ) -> pd.DataFrame:
     """Load every sample of metrics of hosts: as ``agent_samples``, with a column ``host`` in place of ``agent``."""
-    series = Series(table=Table.SYSTEM, entities=_names(host), metrics=_names(metric))
+    series = Series(table=Table.SYSTEM, entities=_names("host", host), metrics=_names("metric", metric))
     found = _series(store, series, window, None, raw=True)
     return spread(found) if wide else found
 
@@ -181,7 +187,7 @@ def table(
         UnknownName: There is no agent, host, metric or workflow of a name.
     """
     relation = relations.relation(store, name)
-    chosen = {key: _names(value) for key, value in filters.items() if value is not None}
+    chosen = {key: _names(key, value) for key, value in filters.items() if value is not None}
     with reading(store) as reader:
         selection = relations.select(reader, relation, window=window, filters=chosen, ids=ids)
         rows = pa.Table.from_batches(list(selection.stream(reader)), schema=schema_of(selection.fields))
@@ -402,10 +408,21 @@ def _told(window: Window) -> list[str]:
     return [window.start.isoformat(), window.end.isoformat()]
 
 
-def _names(given: Names) -> tuple[str, ...]:
+def _names(what: str, given: object) -> tuple[str, ...]:
     if given is None:
         return ()
-    names = (given,) if isinstance(given, str) else tuple(dict.fromkeys(given))
+    names = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
     if not names:
-        raise InputError("a list of names is empty, expected one name or more, or None for all")
-    return names
+        raise InputError(f"{what} is an empty list, expected one or more, or None for all")
+    for name in names:
+        if not isinstance(name, str):
+            raise InputError(f"{what} is {name!r}, expected text, a list of it, or None for all")
+    return tuple(dict.fromkeys(map(str, names)))
+
+
+def _type(given: object) -> str:
+    if given is None:
+        return ""
+    if isinstance(given, str) and given:
+        return given
+    raise InputError(f"type is {given!r}, expected the type of agents, or None for all")

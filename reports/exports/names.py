@@ -145,6 +145,18 @@ def ids_of(reader: Reader, relation: str, wanted: Sequence[str]) -> tuple[int, .
     return tuple(found["id"])
 
 
+def insist_there(reader: Reader, relation: str, column: str, text: str) -> None:
+    """
+    Insist that some row of *relation* has *text* in *column*.
+
+    Raises:
+        UnknownName: None has.
+    """
+    statement = f"SELECT 1 AS n FROM {relation} WHERE {column} = :text LIMIT 1"  # noqa: S608  # our own names
+    if not collect(reader, statement, {"text": text}, (Field(name="n", type=pa.int64()),)).num_rows:
+        raise _unknown(reader, relation, column, text, "none has it")
+
+
 def reasons(reader: Reader) -> Dictionary:
     """Return the reasons of checks."""
     found = _look_up(reader, "reasons", ("reason",), {})

@@ -20,7 +20,7 @@ from reports.exports import names
 from reports.exports.arrow import MOMENT, Field, Reader, collect
 from storage.errors import InputError
 from storage.model import ROLLUPS, Table, Tier, Window
-from storage.models import Moment
+from storage.models import Moment, values_of
 from storage.store import Store
 from storage.work_models import Task
 
@@ -45,6 +45,16 @@ _POINTERS: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 #: Filter to the table of the names that it takes.
 _NAMED = MappingProxyType({"agent": "agents", "host": "hosts", "metric": "metrics", "workflow": "workflows"})
+#: View to the table whose states it shows.
+_SHOWN = MappingProxyType(
+    {
+        "fleet_health": "agents",
+        "message_log": "messages",
+        "task_queue": "tasks",
+        "task_runs": "task_assignments",
+        "workflow_progress": "workflows",
+    }
+)
 #: Columns of which the first that a table has tells when a row came to be.
 _TIMES = ("ts", "created_at", "started_at", "from_due", "from_ts", "added_at", "at")
 #: Columns that end what they began.
@@ -234,12 +244,12 @@ def select(
             stands beside its id.
 
     Raises:
-        InputError: The relation has no time, or not that column.
-        UnknownName: There is no agent, host, metric or workflow of a name.
+        InputError: The relation has no time, no such column of text, or that cannot have such a value.
+        UnknownName: There is no agent, host, metric or workflow of a name; no row has that text.
     """
     own = relation.columns
     there = [each.name for each in own]
-    conditions, parameters = _conditions(reader, relation, there, window, filters or {})
+    conditions, parameters = _conditions(reader, relation, window, filters or {})
     columns: list[tuple[str, Field]] = []
     joins: list[str] = []
     for each in own:
@@ -267,10 +277,10 @@ def select(
 def _conditions(
     reader: Reader,
     relation: Relation,
-    there: Sequence[str],
     window: Window | None,
     filters: Mapping[str, Sequence[str]],
 ) -> tuple[list[str], dict[str, object]]:
+    texts = [each.name for each in relation.columns if pa.types.is_string(each.type) and not each.json]
     conditions: list[str] = []
     parameters: dict[str, object] = {}
     if window is not None:
@@ -285,17 +295,36 @@ def _conditions(
         else:
             conditions.append(f"t.{relation.time} >= :start")
     for name, values in filters.items():
-        if name in _NAMED:
-            pointing = [column for column, (table, _) in _POINTERS.items() if table == _NAMED[name] and column in there]
-            pointing = ["id"] if relation.name == _NAMED[name] else pointing
-            if pointing:
-                ids = ", ".join(map(str, names.ids_of(reader, _NAMED[name], values)))
-                conditions.append(f"({' OR '.join(f't.{column} IN ({ids})' for column in pointing)})")
-                continue
-        elif name in there:
+        pointing = _pointing(relation, name)
+        if pointing:
+            ids = ", ".join(map(str, names.ids_of(reader, _NAMED[name], values)))
+            conditions.append(f"({' OR '.join(f't.{column} IN ({ids})' for column in pointing)})")
+        elif name in texts:
+            _insist_there(reader, relation, name, values)
             keys = [f"{name}_{place}" for place in range(len(values))]
             parameters |= dict(zip(keys, values, strict=True))
             conditions.append(f"t.{name} IN ({', '.join(f':{key}' for key in keys)})")
-            continue
-        raise InputError(f"{relation.name} has no {name} to choose by, found columns {', '.join(there)}")
+        else:
+            known = dict.fromkeys([*(each for each in _NAMED if _pointing(relation, each)), *texts])
+            raise InputError(f"{relation.name} has no {name} to choose by, expected {', '.join(known) or 'no filter'}")
     return conditions, parameters
+
+
+def _pointing(relation: Relation, name: str) -> list[str]:
+    """Return the columns of ids that a filter of names goes by; none where it is no such filter."""
+    if name not in _NAMED:
+        return []
+    if relation.name == _NAMED[name]:
+        return ["id"]
+    return [each.name for each in relation.columns if _POINTERS.get(each.name, ("",))[0] == _NAMED[name]]
+
+
+def _insist_there(reader: Reader, relation: Relation, column: str, wanted: Sequence[str]) -> None:
+    """Insist that what is asked for can be in *column*, or, where that may hold any text, that it is in some row."""
+    table = _TABLES.get(_SHOWN.get(relation.name, relation.name))
+    allowed = () if table is None else values_of(table, column)
+    for value in wanted:
+        if allowed and value not in allowed:
+            raise InputError(f'{column} of {relation.name} is "{value}", expected one of {", ".join(allowed)}')
+        if not allowed:
+            names.insist_there(reader, relation.name, column, value)

@@ -247,7 +247,7 @@ def test_filters_choose_and_unknown_names_are_refused_with_the_nearest(store: St
         frames.agent_metrics(store, "token_total", HOUR)
     with pytest.raises(UnknownName, match=re.escape('there is no host "host": did you mean "host-a"')):
         frames.system_metrics(store, None, HOUR, host="host")
-    with pytest.raises(InputError, match="a list of names is empty"):
+    with pytest.raises(InputError, match="agent is an empty list"):
         frames.health(store, HOUR, agent=[])
     with pytest.raises(UnknownName, match="there is no agent \"x' OR 1 = 1 --"):
         frames.health(store, HOUR, agent="x' OR 1 = 1 --\\")
@@ -353,10 +353,25 @@ def test_tables_are_chosen_by_time_and_by_value(store: Store) -> None:
     assert len(frames.workflows(store, state="pending")) == 1
     with pytest.raises(InputError, match="task_dependencies has no time of its own, found a window: leave it out"):
         table_frame(store, "task_dependencies", window=HOUR)
-    with pytest.raises(InputError, match="hosts has no agent to choose by, found columns id, name"):
+    with pytest.raises(InputError, match="hosts has no agent to choose by, expected host, name"):
         table_frame(store, "hosts", agent="web-1")
     with pytest.raises(UnknownName, match='there is no workflow "nigth": did you mean "night"'):
         frames.tasks(store, workflow="nigth")
+    with pytest.raises(InputError, match='state of tasks is "done", expected one of pending, running, completed'):
+        frames.tasks(store, state=["failed", "done"])
+    with pytest.raises(InputError, match="priority to choose by, expected agent, workflow, type"):
+        table_frame(store, "tasks", priority="3")
+    with pytest.raises(InputError, match=r"type is 3, expected text"):
+        frames.tasks(store, type=3)  # type: ignore[arg-type]  # what is tried
+    for wrong in (["web"], "", 3):
+        with pytest.raises(InputError, match="expected the type of agents"):
+            frames.health(store, HOUR, type=wrong)  # type: ignore[arg-type]  # what is tried
+    with pytest.raises(InputError, match='state of task_queue is "ready", expected one of pending'):
+        table_frame(store, "task_queue", state="ready")
+    with pytest.raises(UnknownName, match='there is no type of tasks "wriet": did you mean "write"'):
+        frames.tasks(store, type="wriet")
+    with pytest.raises(UnknownName, match='there is no task_type of task_runs "thnik": did you mean "think"'):
+        frames.task_runs(store, task_type="thnik")
     with pytest.raises(InputError, match='table "agnets" does not exist: did you mean "agents"'):
         table_frame(store, "agnets")
 

@@ -113,7 +113,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["tasks", "--out", "x.csv", "--wide"], "--wide means nothing for tasks: leave it out"),
     (["health", "--out", "x.csv", "--metric", "x"], "--metric means nothing for health: leave it out"),
     (["system_metrics", "--out", "x.csv", "--agent", "x"], "--agent means nothing for system_metrics"),
-    (["hosts", "--out", "x.csv", "--agent", "web-1"], "hosts has no agent to choose by, found columns id"),
+    (["hosts", "--out", "x.csv", "--agent", "web-1"], "hosts has no agent to choose by, expected host, name"),
     (["task_dependencies", "--out", "x.csv", "--since", "1h"], "task_dependencies has no time of its own"),
     (["health", "--out", "x.csv", "--compression", "zstd"], "--compression is zstd, expected none for CSV"),
     (["health", "--out", "x.csv", "--value", "max"], "column to spread is max, expected none unless"),
