@@ -143,7 +143,7 @@ HEALTH = (
         filters=("host",),
         columns=columns(
             *("bucket:utc", "host", "cpu_percent:%", "~cpu_percent_max:%", "load1:1"),
-            *("memory_used_percent:%", "swap_used_percent:%", "filesystem_used_percent:%"),
+            *("memory_used_percent:%", "~swap_used_percent:%", "filesystem_used_percent:%"),
         ),
     ),
 )

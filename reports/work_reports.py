@@ -70,7 +70,7 @@ WORK = (
         columns=columns(
             *("task_type", "~created:n", "started:n", "completed:n", "failed:n", "~cancelled:n"),
             *("completed_per_hour:1", "duration_p50_s:s", "duration_p95_s:s", "~duration_p99_s:s"),
-            *("~duration_mean_s:s", "~duration_max_s:s", "wait_p50_s:s", "wait_p95_s:s"),
+            *("~duration_mean_s:s", "~duration_max_s:s", "wait_p50_s:s", "~wait_p95_s:s"),
         ),
     ),
     Definition(
@@ -101,8 +101,8 @@ WORK = (
         filters=("workflow", "workflow_type"),
         columns=columns(
             *("workflow", "~workflow_type", "state", "tasks:n", "~pending:n", "~running:n", "completed:n", "failed:n"),
-            *("~cancelled:n", "progress:ratio", "~started_at:utc", "~finished_at:utc", "elapsed_s:s", "work_s:s"),
-            *("~runs:n", "~retries:n", "parallelism:1", "critical_path_s:s", "~critical_path"),
+            *("~cancelled:n", "progress:ratio", "~started_at:utc", "~finished_at:utc", "elapsed_s:s", "~work_s:s"),
+            *("~runs:n", "~retries:n", "~parallelism:1", "critical_path_s:s", "~critical_path"),
         ),
         options=(_LIMIT,),
         finish=_with_critical_path,
@@ -134,8 +134,8 @@ WORK = (
         span=Span.EXACT,
         filters=("agent",),
         columns=columns(
-            *("sender", "recipient", "messages:n", "payload_bytes:By", "failed:n"),
-            *("delivery_p50_s:s", "delivery_p95_s:s", "last_at:utc"),
+            *("sender", "recipient", "messages:n", "~payload_bytes:By", "failed:n"),
+            *("delivery_p50_s:s", "~delivery_p95_s:s", "last_at:utc"),
         ),
         options=(_LIMIT,),
     ),

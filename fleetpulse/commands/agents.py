@@ -17,8 +17,9 @@ from fleetpulse.console import RowFormat, TextFormat, note, show, width, write, 
 from fleetpulse.database import opened
 from fleetpulse.quantities import format_duration, parse_duration
 from reports.definition import Column
-from reports.render import cell, to_csv, to_json, to_table
+from reports.render import cell, to_csv, to_json
 from reports.run import Report
+from reports.table import left_out, to_table
 from storage.errors import SettingsError
 from storage.model import AgentSpec
 from storage.repositories import AgentRecord, AgentRepository
@@ -64,7 +65,10 @@ def list_agents(
     elif form is RowFormat.JSON:
         write(to_json(answer))
     else:
-        show(to_table(answer, width()))
+        fitted = to_table(answer, width())
+        show(fitted.table)
+        if fitted.left_out:
+            note(f"{len(rows)} agents{left_out(fitted)}")
 
 
 @app.command("show")

@@ -23,8 +23,9 @@ from fleetpulse.moments import parse_window, parse_zone
 from fleetpulse.quantities import format_duration, parse_duration
 from reports.catalogue import CATALOGUE, definition
 from reports.definition import Definition, Option, Span, UnknownReport
-from reports.render import iso, to_csv, to_json, to_table
+from reports.render import iso, to_csv, to_json
 from reports.run import Report, insist_taken, run
+from reports.table import left_out, to_table
 from storage.errors import SettingsError
 
 #: What each filter keeps; each takes one value.
@@ -98,8 +99,9 @@ def report(
     elif form is RowFormat.JSON:
         write(to_json(answer))
     else:
-        show(to_table(answer, width()))
-        note(_remark(answer))
+        fitted = to_table(answer, width())
+        show(fitted.table)
+        note(_remark(answer) + left_out(fitted))
 
 
 def _options() -> Iterator[Option]:

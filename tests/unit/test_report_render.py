@@ -15,8 +15,9 @@ from rich.console import Console
 
 from fleetpulse import cli
 from reports.definition import columns
-from reports.render import to_csv, to_json, to_table
+from reports.render import to_csv, to_json
 from reports.run import Report
+from reports.table import to_table
 from storage.model import Window
 
 AT = datetime(2026, 3, 29, 0, 30, tzinfo=UTC)
@@ -58,10 +59,10 @@ def test_people_read_moments_in_the_zone() -> None:
     """Without the offset, which would be in the way; no number is less than nothing by a rounding."""
     console = Console(width=200)
     with console.capture() as captured:
-        console.print(to_table(report(ZoneInfo("Europe/Berlin")), 200))
+        console.print(to_table(report(ZoneInfo("Europe/Berlin")), 200).table)
     line = captured.get().splitlines()[3]
 
-    assert line.split() == ["2026-03-29", "03:30:00", "2026-03-29", "0.00", "12,345", "1250.00", "%"]
+    assert line.split() == ["2026-03-29", "03:30:00", "2026-03-29", "0.00", "12,345", "1,250.00", "%"]
 
 
 def test_report_is_asked_for_and_answered_in_a_zone(
