@@ -9,7 +9,7 @@ from __future__ import annotations
 from fleetpulse.sample import sample_fleet
 from fleetpulse.settings import Settings, load_settings
 from reports.catalogue import CATALOGUE
-from reports.definition import UnknownReport
+from reports.definition import UnknownReport, UnknownValue
 from reports.run import Report
 from reports.run import run as report
 from storage.client_rows import HealthCheck, Sample
@@ -22,6 +22,7 @@ from storage.errors import (
     FleetpulseError,
     IllegalTransition,
     InputError,
+    InvalidWindow,
     LeaseLost,
     NotRolledUp,
     PermanentStorageError,
@@ -54,6 +55,7 @@ __all__ = [
     "HealthCheck",
     "IllegalTransition",
     "InputError",
+    "InvalidWindow",
     "LeaseLost",
     "MessageSpec",
     "NotRolledUp",
@@ -76,6 +78,7 @@ __all__ = [
     "TransientStorageError",
     "UnknownName",
     "UnknownReport",
+    "UnknownValue",
     "Window",
     "WorkflowSpec",
     "load_settings",

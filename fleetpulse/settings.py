@@ -33,7 +33,7 @@ from fleetpulse.settings_file import Place, describe, read_environment, read_fil
 from rollups.policy import RetentionPolicy
 from storage.embedded import home_folder
 from storage.errors import SettingsError
-from storage.model import AgentSpec
+from storage.model import AgentSpec, usual_timeout_s
 from storage.specs import RESERVED_PREFIX, validate_spec
 
 #: Looked for in the working directory, then in the home folder, when no file is named.
@@ -225,15 +225,15 @@ class AgentSettings(_Section):
 
     def spec(self) -> AgentSpec:
         """Return the agent as the rest of the program knows it."""
-        timeout = self.timeout if self.timeout is not None else min(self.interval, timedelta(seconds=10))
+        interval_s = self.interval / _SECOND
         return AgentSpec(
             name=self.name,
             type=self.type,
             probe=self.probe,
             endpoint=self.endpoint,
             labels=self.labels,
-            interval_s=self.interval / _SECOND,
-            timeout_s=timeout / _SECOND,
+            interval_s=interval_s,
+            timeout_s=usual_timeout_s(interval_s) if self.timeout is None else self.timeout / _SECOND,
             rise=self.rise,
             fall=self.fall,
             credential=self.credential,

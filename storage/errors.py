@@ -28,6 +28,23 @@ Driver exceptions never leave an engine.
 
 from __future__ import annotations
 
+import reprlib
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 80
+_REPR.maxlevel = 3
+#: What is longer is no name of anything.
+_MAX_NAME_CHARS = 200
+
+
+def shown(value: object) -> str:
+    """Return *value*, whatever it is, as messages show it: short, on one line, without what no terminal can print."""
+    try:
+        return " ".join(_REPR.repr(value).split())
+    except ValueError:
+        # A whole number of more digits than Python writes.
+        return f"a value of type {type(value).__name__}"
+
 
 class FleetpulseError(Exception):
     """Base of all errors that fleetpulse raises on purpose."""
@@ -107,8 +124,9 @@ class UnknownName(StorageError):
     """
 
     def __init__(self, kind: str, name: object, remedy: str) -> None:
-        shown = f'"{name}"' if isinstance(name, str) else str(name)
-        super().__init__(f"there is no {kind} {shown}: {remedy}")
+        is_plain = isinstance(name, str) and name.isprintable() and len(name) <= _MAX_NAME_CHARS
+        found = f'"{name}"' if is_plain else shown(name)
+        super().__init__(f"there is no {kind} {found}: {remedy}")
         self.kind = kind
         self.name = name
 
@@ -140,7 +158,8 @@ class IllegalTransition(StorageError):
 
     def __init__(self, what: str, old: str, new: str, *, allowed: tuple[str, ...]) -> None:
         expected = " or ".join(allowed) if allowed else f"nothing, {old} is final"
-        super().__init__(f"{what} cannot go from {old} to {new}, expected {expected}")
+        wanted = str(new) if isinstance(new, str) and new.isalpha() else shown(new)
+        super().__init__(f"{what} cannot go from {old} to {wanted}, expected {expected}")
         self.old = old
         self.new = new
         self.allowed = allowed

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
+from typing import cast
 
-from storage.errors import InputError, InvalidWindow
+from storage.errors import InputError, InvalidWindow, shown
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -141,19 +142,28 @@ def ceil(moment: datetime, step: timedelta) -> datetime:
     return start if start == moment else start + step
 
 
-def aware(moment: datetime) -> datetime:
+def aware(moment: datetime, what: str = "moment") -> datetime:
     """
-    Return *moment*.
+    Return *moment* in UTC.
+
+    Args:
+        what: As messages call it: ``due_at``.
 
     Raises:
         InputError: It has no time zone: which moment it is would depend on the zone of a machine or a session; or it is
-            no moment.
+            no moment, or none that UTC has a year for.
     """
     if not isinstance(moment, datetime):
-        raise InputError(f"moment {moment!r} is of type {type(moment).__name__}, expected an aware datetime in UTC")
-    if moment.tzinfo is None:
-        raise InputError(f"moment {moment.isoformat()} has no time zone, expected aware UTC: add tzinfo=UTC")
-    return moment
+        raise InputError(f"{what} is {shown(moment)}, expected an aware datetime in UTC")
+    # Nearly always, and the cheapest thing to ask.
+    if moment.tzinfo is UTC:
+        return moment
+    if moment.utcoffset() is None:
+        raise InputError(f"{what} {moment.isoformat()} has no time zone, expected aware UTC: add tzinfo=UTC")
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as exc:
+        raise InputError(f"{what} {moment.isoformat()} is out of range, expected the years 1 to 9999 in UTC") from exc
 
 
 def to_us(moment: datetime) -> int:
@@ -262,6 +272,12 @@ class Session:
     is_collector: bool = True
 
 
+def usual_timeout_s(interval_s: object) -> float:
+    """Return the deadline of a poll for which nobody has set one: 10 s, or the interval where that is shorter."""
+    # What is no number is refused with the rest of the agent.
+    return min(10.0, interval_s) if isinstance(interval_s, int | float) else 10.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentSpec:
     """What to poll and how: an agent as configuration or the database describes it."""
@@ -277,8 +293,8 @@ class AgentSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     #: Seconds between polls.
     interval_s: float = 15.0
-    #: Deadline of one poll; never longer than the interval.
-    timeout_s: float = 10.0
+    #: Deadline of one poll, never longer than the interval; by default ``usual_timeout_s``.
+    timeout_s: float = cast(float, None)
     #: Consecutive good checks until a down agent counts as up.
     rise: int = 1
     #: Consecutive bad checks until an up agent counts as down.
@@ -291,3 +307,7 @@ class AgentSpec:
     source: str = "file"
     #: Planned maintenance: slots end as ``paused``, never as down.
     paused: bool = False
+
+    def __post_init__(self) -> None:
+        if cast(float | None, self.timeout_s) is None:
+            object.__setattr__(self, "timeout_s", usual_timeout_s(self.interval_s))

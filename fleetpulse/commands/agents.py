@@ -21,7 +21,7 @@ from reports.render import cell, to_csv, to_json
 from reports.run import Report
 from reports.table import left_out, to_table
 from storage.errors import SettingsError
-from storage.model import AgentSpec
+from storage.model import AgentSpec, usual_timeout_s
 from storage.repositories import AgentRecord, AgentRepository
 
 app = typer.Typer(no_args_is_help=True, help="List, add, retire, pause and resume agents.")
@@ -143,7 +143,7 @@ def add(
         endpoint=endpoint,
         labels=dict(_pair(text, "--label") for text in label or ()),
         interval_s=interval_s,
-        timeout_s=min(interval_s, 10.0) if timeout is None else _seconds(timeout, "--timeout"),
+        timeout_s=usual_timeout_s(interval_s) if timeout is None else _seconds(timeout, "--timeout"),
         rise=rise,
         fall=fall,
         credential=credential,

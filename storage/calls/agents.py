@@ -11,7 +11,7 @@ from typing import Any
 
 from storage.clock import Clock
 from storage.errors import InputError
-from storage.model import AgentSpec
+from storage.model import AgentSpec, usual_timeout_s
 from storage.models import STATES, STATUSES
 from storage.repositories.agent_rows import AgentRecord
 from storage.repositories.agents import AgentInfo, AgentRepository
@@ -70,7 +70,7 @@ class AgentCalls:
             endpoint=endpoint,
             labels=labels or {},
             interval_s=interval_s,
-            timeout_s=min(10.0, interval_s) if timeout_s is None else timeout_s,
+            timeout_s=usual_timeout_s(interval_s) if timeout_s is None else timeout_s,
             rise=rise,
             fall=fall,
             credential=credential,
