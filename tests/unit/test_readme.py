@@ -103,12 +103,17 @@ def test_examples_run(path: Path) -> None:
             # Port 0 is free on every machine.
             "FLEETPULSE_COLLECTOR_LISTEN_PORT": "0",
         }
+        server = EmbeddedServer(home)
         try:
             for block in marked:
                 _run(block, Path(folder), environment)
+                # The first block has seen the server come and go; the others need not wait for that.
+                if home.exists():
+                    server.start()
         finally:
+            server.stop()
             if home.exists():
-                EmbeddedServer(home).unpin()
+                server.unpin()
 
 
 def _run(block: Block, folder: Path, environment: dict[str, str]) -> None:
