@@ -30,7 +30,7 @@ FINDINGS = {
         r"sqlite: 2026-06-03 12:00 to 2026-06-05 12:00 UTC",
         r"attributed \+ unattributed = measured: True",
         r"research took \d\d% of [\d,]+",
-        r"minute by minute against the report: [+-][0-5]\.\d%",
+        r"sample by sample against the report: [+-][0-5]\.\d%",
     ),
 }
 #: Of a picture, in the repository and on a reader's line.
