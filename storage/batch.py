@@ -383,13 +383,13 @@ def select(columns: Checks | Samples, keep: NDArray[np.generic]) -> Checks | Sam
 class WriteResult:
     """What became of the rows of one batch; every row is in exactly one of the three."""
 
-    #: Rows committed by this call.
+    #: Rows committed by this call; of a client's call that is made again, by the first one.
     accepted: int = 0
     #: Rows refused, by reason; they are counted in the database and never offered again.
     rejected: Mapping[str, int] = field(default_factory=dict)
     #: Rows not written and to be offered again.
     kept: int = 0
-    #: The ledger already knew this batch: nothing was written.
+    #: The ledger already knew this batch: nothing was written now.
     replayed: bool = False
 
     @property

@@ -6,18 +6,18 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 import numpy as np
 
 from storage.batch import DAY_US, END_US, MAX_KEY_BYTES, Batch, make_checks, make_samples, objection
-from storage.errors import InputError
+from storage.errors import InputError, quoted, shown
 from storage.model import Kind, MetricKey, Outcome, Session, from_us, to_us
-from storage.payloads import check_integer
+from storage.payloads import check_integer, several
 
 T = TypeVar("T")
 
@@ -102,30 +102,36 @@ def check_row(row: HealthCheck) -> CheckRow:
     Raises:
         InputError: No database could make sense of it.
     """
-    check_integer(f'HTTP status of agent "{row.agent}"', row.http_status)
+    agent = name_of("agent", row.agent)
+    what = f"of agent {quoted(agent)}"
+    check_integer(f"HTTP status {what}", row.http_status)
     if not 0 <= row.http_status <= 999:
-        raise InputError(f'HTTP status of agent "{row.agent}" is {row.http_status}, expected 0 (none) to 999')
-    latency = math.nan if row.latency_ms is None else _number("latency_ms", row.latency_ms)
+        raise InputError(f"HTTP status {what} is {row.http_status}, expected 0 (none) to 999")
+    latency = math.nan if row.latency_ms is None else _number(f"latency {what}", row.latency_ms)
     if latency < 0:
-        raise InputError(f'latency of agent "{row.agent}" is {latency:g} ms, expected 0 or more')
+        raise InputError(f"latency {what} is {latency:g} ms, expected 0 or more")
     return CheckRow(
         ts_us=_moment(row.at),
-        agent=name_of("agent", row.agent),
-        outcome=int(_outcome(row.agent, row.outcome)),
+        agent=agent,
+        outcome=int(_outcome(what, row.outcome)),
         latency_ms=latency,
         http_status=row.http_status,
-        reason=row.reason,
+        reason=_text(f"reason {what}", row.reason),
     )
 
 
-def _outcome(agent: str, given: object) -> Outcome:
+def check_rows(rows: Iterable[HealthCheck]) -> list[CheckRow]:
+    """Return *rows* as a batch takes them; raises as ``check_row`` does."""
+    return [check_row(row) for row in several("checks", rows, HealthCheck)]
+
+
+def _outcome(what: str, given: object) -> Outcome:
     known = {each.label: each for each in Outcome}
     if isinstance(given, str) and given in known:
         return known[given]
     if isinstance(given, int) and not isinstance(given, bool) and given in known.values():
         return Outcome(given)
-    shown = f'"{given}"' if isinstance(given, str) else repr(given)
-    raise InputError(f'outcome of agent "{agent}" is {shown}, expected one of {", ".join(known)}')
+    raise InputError(f"outcome {what} is {quoted(given)}, expected one of {', '.join(known)}")
 
 
 def sample_row(row: Sample) -> SampleRow:
@@ -135,49 +141,112 @@ def sample_row(row: Sample) -> SampleRow:
     Raises:
         InputError: No database could make sense of it.
     """
-    if bool(row.agent) == bool(row.host):
+    metric = _text("metric", row.metric)
+    if not metric:
+        raise InputError("metric is '', expected its name")
+    what = quoted(metric)
+    agent, host = _text(f"agent of {what}", row.agent), _text(f"host of {what}", row.host)
+    if bool(agent) == bool(host):
         raise InputError(
-            f'sample of "{row.metric}" has agent "{row.agent}" and host "{row.host}", expected the name of one of them'
+            f"sample of {what} has agent {quoted(agent)} and host {quoted(host)}, expected the name of one of them"
         )
     try:
         kind = Kind(row.kind)
     except ValueError as exc:
-        raise InputError(f'kind of "{row.metric}" is "{row.kind}", expected {" or ".join(Kind)}') from exc
-    value = _number(row.metric, row.value)
+        raise InputError(f"kind of {what} is {quoted(row.kind)}, expected {' or '.join(Kind)}") from exc
+    value = _number(what, row.value)
     if kind is Kind.COUNTER and value < 0:
-        raise InputError(
-            f'counter "{row.metric}" has {value:g}, expected the increase since the last sample, 0 or more'
-        )
-    for pair in row.labels.items():
-        if not all(isinstance(text, str) for text in pair):
-            raise InputError(f'label of "{row.metric}" is {pair[0]!r}: {pair[1]!r}, expected text for text')
+        raise InputError(f"counter {what} has {value:g}, expected the increase since the last sample, 0 or more")
     return SampleRow(
         ts_us=_moment(row.at),
-        entity=name_of("host", row.host) if row.host else name_of("agent", row.agent),
-        is_host=bool(row.host),
-        metric=MetricKey(name=row.metric, labels=tuple(sorted(row.labels.items())), kind=kind, unit=row.unit),
+        entity=name_of("host", host) if host else name_of("agent", agent),
+        is_host=bool(host),
+        metric=MetricKey(
+            name=metric, labels=_labels(what, row.labels), kind=kind, unit=_text(f"unit of {what}", row.unit)
+        ),
         value=value,
     )
 
 
-def name_of(what: str, name: str) -> str:
+def sample_rows(rows: Iterable[Sample]) -> list[SampleRow]:
+    """Return *rows* as a batch takes them; raises as ``sample_row`` does."""
+    return [sample_row(row) for row in several("samples", rows, Sample)]
+
+
+def metric_rows(
+    what: str,
+    name: str,
+    values: Mapping[str, float],
+    *,
+    at: datetime,
+    kind: Kind | str,
+    labels: Mapping[str, str] | None,
+    units: Mapping[str, str] | None,
+) -> list[SampleRow]:
+    """
+    Return one sample of each metric of *values*, of the agent or host *name*, as a batch takes it.
+
+    Args:
+        what: ``agent`` or ``host``.
+
+    Raises:
+        InputError: No database could make sense of it.
+    """
+    name_of(what, name)
+    given, units_of = _mapping("values", values), _mapping("units", {} if units is None else units)
+    for metric in units_of:
+        if metric not in given:
+            known = ", ".join(map(shown, given)) or "none"
+            raise InputError(f"unit of {quoted(metric)} is given without a value, expected units of {known}")
+    common: dict[str, Any] = {what: name, "at": at, "kind": kind, "labels": {} if labels is None else labels}
+    return [
+        sample_row(Sample(metric=metric, value=value, unit=units_of.get(metric, ""), **common))
+        for metric, value in given.items()
+    ]
+
+
+def name_of(what: str, name: object) -> str:
     """
     Return *name*.
 
     Raises:
         InputError: No database takes it.
     """
+    if not isinstance(name, str):
+        raise InputError(f"name of {what} is {shown(name)}, expected text")
     found = objection(name, MAX_KEY_BYTES) if name else "no letter"
     if found:
-        raise InputError(f"name of {what} {name[:40]!r} has {found}, expected text of at most {MAX_KEY_BYTES} bytes")
+        raise InputError(f"name of {what} {shown(name)} has {found}, expected text of at most {MAX_KEY_BYTES} bytes")
     return name
+
+
+def _text(what: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{what} is {shown(value)}, expected text")
+    return value
+
+
+def _mapping(what: str, value: object) -> Mapping[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise InputError(f"{what} is {shown(value)}, expected a mapping by metric")
+    return value
+
+
+def _labels(what: str, labels: object) -> tuple[tuple[str, str], ...]:
+    if not isinstance(labels, Mapping):
+        raise InputError(f"labels of {what} is {shown(labels)}, expected a mapping of text to text")
+    for key, value in labels.items():
+        if not (isinstance(key, str) and isinstance(value, str)):
+            raise InputError(f"label of {what} is {shown(key)}: {shown(value)}, expected text for text")
+    return tuple(sorted(labels.items()))
 
 
 def _number(what: str, value: object) -> float:
     try:
-        number = float("no number" if isinstance(value, str) else value)  # type: ignore[arg-type]  # told below
+        # All of these Python makes a number of.
+        number = float("no number" if isinstance(value, str | bytes | bytearray | bool) else value)  # type: ignore[arg-type]  # told below
     except (TypeError, ValueError, OverflowError) as exc:
-        raise InputError(f'"{what}" is {str(value)[:40]!r}, expected a number') from exc
+        raise InputError(f"{what} is {shown(value)}, expected a number") from exc
     return number
 
 

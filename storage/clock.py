@@ -7,10 +7,11 @@ read now and then; between two readings the monotonic clock of this process goes
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+
+from storage.forks import Lock
 
 #: Tells the time, aware UTC.
 Clock = Callable[[], datetime]
@@ -52,7 +53,7 @@ class DatabaseClock:
         self._now = now
         self._monotonic = monotonic
         #: Guards what follows.
-        self._lock = threading.Lock()
+        self._lock = Lock()
         #: What the server's clock said when the monotonic one stood at 0; ``None`` before it was read.
         self._zero: datetime | None = None
         self._measured_s = 0.0

@@ -4,7 +4,7 @@ One object for a database: opened by its address, brought up to this code, and l
 
 from __future__ import annotations
 
-import threading
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,10 +18,11 @@ from sqlalchemy.orm import Session
 from storage import schema
 from storage.embedded import EmbeddedServer
 from storage.errors import StorageError
+from storage.forks import Lock
 from storage.open import open_store
 from storage.sqlstate import translated
 from storage.store import Store
-from storage.transactions import writing
+from storage.transactions import transaction, writing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,9 +77,11 @@ class DatabaseManager:
         self._engine_name = engine
         self._server = EmbeddedServer(home) if url is None else None
         #: Guards what follows.
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._store = None if url is None else open_store(url, engine)
         self._is_closed = False
+        #: The process that holds the embedded server: a child shares its parent's hold, and leaves it to the parent.
+        self._pid: int | None = None
 
     # ---------------------------------------------------------------- use
 
@@ -97,6 +100,7 @@ class DatabaseManager:
                 if self._server is None:
                     raise AssertionError("BUG: neither an address nor a server")
                 url = self._server.start()
+                self._pid = os.getpid()
                 try:
                     self._store = open_store(url, self._engine_name)
                 except BaseException:
@@ -118,14 +122,15 @@ class DatabaseManager:
 
         Raises:
             PermanentStorageError: The data is at fault; nothing of the transaction was kept.
+            OutcomeUnknown: The answer to the commit was lost; all of the transaction was kept, or nothing.
             TransientStorageError: The database could not take it now; nothing of the transaction was kept.
         """
-        engine = self.store.engine if read_only else writing(self.store.engine)
-        with translated("database session"), Session(engine, expire_on_commit=False) as session:
-            if read_only:
+        doing, engine = "database session", self.store.engine
+        if read_only:
+            with translated(doing), Session(engine, expire_on_commit=False) as session:
                 yield session
-                return
-            with session.begin():
+        else:
+            with transaction(writing(engine), doing) as session:
                 yield session
 
     def close(self) -> None:
@@ -136,7 +141,7 @@ class DatabaseManager:
             self._is_closed = True
             if self._store is not None:
                 self._store.close()
-            if self._server is not None:
+            if self._server is not None and self._pid == os.getpid():
                 self._server.stop()
 
     def __enter__(self) -> DatabaseManager:

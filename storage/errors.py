@@ -22,6 +22,7 @@ Every error that storage raises.
         ├── LeaseLost                   a task is not, or no longer, the worker's that speaks of it
         ├── PermanentStorageError       SQLSTATE class 22 or 23: the data is at fault, retrying cannot help
         └── TransientStorageError       everything else: keep, retry the whole transaction, back off
+            └── OutcomeUnknown          the link was cut while the database committed: it may have been done
 
 Driver exceptions never leave an engine.
 """
@@ -30,11 +31,11 @@ from __future__ import annotations
 
 import reprlib
 
+from storage.names import is_name
+
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 80
 _REPR.maxlevel = 3
-#: What is longer is no name of anything.
-_MAX_NAME_CHARS = 200
 
 
 def shown(value: object) -> str:
@@ -44,6 +45,11 @@ def shown(value: object) -> str:
     except ValueError:
         # A whole number of more digits than Python writes.
         return f"a value of type {type(value).__name__}"
+
+
+def quoted(value: object) -> str:
+    """Return *value* as messages show a name: in double quotes, or as ``shown`` does where it cannot be one."""
+    return f'"{value}"' if is_name(value) else shown(value)
 
 
 class FleetpulseError(Exception):
@@ -124,9 +130,7 @@ class UnknownName(StorageError):
     """
 
     def __init__(self, kind: str, name: object, remedy: str) -> None:
-        is_plain = isinstance(name, str) and name.isprintable() and len(name) <= _MAX_NAME_CHARS
-        found = f'"{name}"' if is_plain else shown(name)
-        super().__init__(f"there is no {kind} {found}: {remedy}")
+        super().__init__(f"there is no {kind} {quoted(name)}: {remedy}")
         self.kind = kind
         self.name = name
 
@@ -158,8 +162,7 @@ class IllegalTransition(StorageError):
 
     def __init__(self, what: str, old: str, new: str, *, allowed: tuple[str, ...]) -> None:
         expected = " or ".join(allowed) if allowed else f"nothing, {old} is final"
-        wanted = str(new) if isinstance(new, str) and new.isalpha() else shown(new)
-        super().__init__(f"{what} cannot go from {old} to {wanted}, expected {expected}")
+        super().__init__(f"{what} cannot go from {old} to {new if is_name(new) else shown(new)}, expected {expected}")
         self.old = old
         self.new = new
         self.allowed = allowed
@@ -221,3 +224,11 @@ class TransientStorageError(StorageError):
     def __init__(self, message: str, *, sqlstate: str | None = None) -> None:
         super().__init__(message)
         self.sqlstate = sqlstate
+
+
+class OutcomeUnknown(TransientStorageError):
+    """
+    The answer to a commit was lost: the transaction was done, or it was not, as a whole.
+
+    Whoever repeats the call without a look may do it twice.
+    """

@@ -158,11 +158,12 @@ def aware(moment: datetime, what: str = "moment") -> datetime:
     # Nearly always, and the cheapest thing to ask.
     if moment.tzinfo is UTC:
         return moment
-    if moment.utcoffset() is None:
-        raise InputError(f"{what} {moment.isoformat()} has no time zone, expected aware UTC: add tzinfo=UTC")
     try:
+        if moment.utcoffset() is None:
+            raise InputError(f"{what} {moment.isoformat()} has no time zone, expected aware UTC: add tzinfo=UTC")
         return moment.astimezone(UTC)
-    except OverflowError as exc:
+    except (OverflowError, ValueError) as exc:
+        # What pandas has in place of a moment that is missing has no offset to tell.
         raise InputError(f"{what} {moment.isoformat()} is out of range, expected the years 1 to 9999 in UTC") from exc
 
 
@@ -182,7 +183,7 @@ class Window:
     A half-open time range ``[start, end)``, both ends aware.
 
     Raises:
-        ValueError: An end has no time zone, or the range ends before it starts.
+        InvalidWindow: An end is no moment or has no time zone, or the range ends before it starts.
     """
 
     #: First moment inside.
@@ -192,8 +193,10 @@ class Window:
 
     def __post_init__(self) -> None:
         for name, moment in (("start", self.start), ("end", self.end)):
-            if moment.tzinfo is None:
-                raise InvalidWindow(f"window {name} {moment} has no time zone, expected aware UTC: add tzinfo=UTC")
+            try:
+                aware(moment, f"window {name}")
+            except InputError as exc:
+                raise InvalidWindow(str(exc)) from exc
         if self.end < self.start:
             raise InvalidWindow(f"window ends before it starts: {self.start.isoformat()} to {self.end.isoformat()}")
 

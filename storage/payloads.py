@@ -5,10 +5,13 @@ What callers may hand over to be stored: names, texts and JSON values of tasks, 
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
-from storage.errors import InputError
-from storage.specs import MAX_NAME_CHARS, is_name
+from storage.errors import InputError, quoted, shown
+from storage.names import MAX_NAME_CHARS, is_name
+
+T = TypeVar("T")
 
 #: Of a payload or result as UTF-8: what belongs into a file or an object store is named here, not kept here.
 MAX_PAYLOAD_BYTES = 1_000_000
@@ -43,9 +46,7 @@ def check_payload(what: str, value: object) -> None:
         # Numbers that are not finite, whole numbers of more digits than Python writes.
         raise InputError(f"{what} cannot be stored: {str(exc).lower()}, {_REMEDY}") from exc
     if size > MAX_PAYLOAD_BYTES:
-        raise InputError(
-            f"{what} has {size:,} bytes as JSON, expected at most {MAX_PAYLOAD_BYTES:,}: store it elsewhere and say where"
-        )
+        raise _too_long(what, f"{size:,}")
 
 
 def check_name(what: str, name: object) -> None:
@@ -58,12 +59,44 @@ def check_name(what: str, name: object) -> None:
     Raises:
         InputError: It cannot.
     """
-    if not isinstance(name, str) or not is_name(name):
-        shown = ascii(name if not isinstance(name, str) or len(name) <= MAX_NAME_CHARS else f"{name[:40]}…")
+    if not is_name(name):
         raise InputError(
-            f"{what} is {shown}, expected 1 to {MAX_NAME_CHARS} characters, none of them a control character, "
+            f"{what} is {shown(name)}, expected 1 to {MAX_NAME_CHARS} characters, none of them a control character, "
             "no space at its ends"
         )
+
+
+def check_filter(what: str, name: object) -> None:
+    """
+    Insist that *name*, which somebody looks for, can be that of something; ``None`` is any.
+
+    Raises:
+        InputError: It cannot.
+    """
+    if name is not None:
+        check_name(what, name)
+
+
+def several(what: str, values: object, kind: type[T]) -> list[T]:
+    """
+    Return *values*, which are several of *kind*, as a list.
+
+    Args:
+        what: As messages call them: ``specs``.
+
+    Raises:
+        InputError: They are none, or one of them is something else.
+    """
+    # Characters of a text, and keys, would be taken for what was meant.
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        expected = f"a list of {what if kind is str else kind.__name__}"
+        example = f": write [{quoted(values)}]" if isinstance(values, kind) else ""
+        raise InputError(f"{what} is {quoted(values)}, expected {expected}{example}")
+    found = list(values)
+    for place, value in enumerate(found):
+        if not isinstance(value, kind):
+            raise InputError(f"{what}[{place}] is {shown(value)}, expected {'text' if kind is str else kind.__name__}")
+    return found
 
 
 def check_text(what: str, value: object) -> None:
@@ -80,10 +113,11 @@ def check_text(what: str, value: object) -> None:
         raise InputError(f"{what} is of type {type(value).__name__}, expected text")
     if len(value) > MAX_TEXT_CHARS:
         raise InputError(f"{what} has {len(value):,} characters, expected at most {MAX_TEXT_CHARS:,}")
-    _check_characters(what, value)
+    if flaw := _flaw(value):
+        raise InputError(f"{what} holds {flaw}")
 
 
-def check_integer(what: str, value: object, *, least: int = -MAX_INTEGER) -> None:
+def check_integer(what: str, value: object, *, least: int = -MAX_INTEGER, most: int = MAX_INTEGER) -> None:
     """
     Insist that *value* is a whole number that a column holds.
 
@@ -93,44 +127,103 @@ def check_integer(what: str, value: object, *, least: int = -MAX_INTEGER) -> Non
     Raises:
         InputError: It is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MAX_INTEGER:
-        raise InputError(f"{what} is {value!r}, expected a whole number from {least} to {MAX_INTEGER}")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise InputError(f"{what} is {shown(value)}, expected a whole number from {least} to {most}")
+
+
+def check_flag(what: str, value: object) -> None:
+    """
+    Insist that *value* is true or false, and nothing that passes for one of them.
+
+    Raises:
+        InputError: It is not.
+    """
+    if not isinstance(value, bool):
+        raise InputError(f"{what} is {shown(value)}, expected True or False")
+
+
+def alike(first: object, second: object) -> bool:
+    """Tell whether two values are the same JSON: to Python 1, 1.0 and True are equal, within lists and objects too."""
+    if not isinstance(first, dict | list):
+        return first == second
+    return first == second and json.dumps(first, sort_keys=True) == json.dumps(second, sort_keys=True)
+
+
+#: As a tuple: to ask for one of a union takes three times as long.
+_WHOLES = (dict, list)
+
+
+class _Whole(NamedTuple):
+    """A list or an object within a payload, and where it stands."""
+
+    parent: _Whole | None
+    #: Its name or number in *parent*.
+    key: str | int
+    value: Any
+    #: Levels around it.
+    depth: int
 
 
 def _check_parts(what: str, value: object) -> None:
-    left: list[tuple[str, Any, int]] = [("", value, 1)]
+    # Before the JSON encoder, which writes what is shared as often as it stands there, and so could fill all memory.
+    size = 0
+    left = [_Whole(None, "", [value], 0)]
     while left:
-        place, part, depth = left.pop()
-        if isinstance(part, str):
-            _check_characters(f"{what}{_at(place)}", part)
-            continue
-        if part is None or isinstance(part, bool | int | float):
-            continue
-        if depth > MAX_PAYLOAD_DEPTH:
-            raise InputError(f"{what} has more than {MAX_PAYLOAD_DEPTH} levels, expected fewer")
-        if isinstance(part, dict):
-            for key, inner in part.items():
+        whole = left.pop()
+        is_object = isinstance(whole.value, dict)
+        parts: Iterable[tuple[Any, Any]] = whole.value.items() if is_object else enumerate(whole.value)
+        for key, part in parts:
+            # Never more than it takes as JSON.
+            size += 1
+            if is_object:
                 if not isinstance(key, str):
                     # The JSON encoder would write the number 1 as the text "1" without a word.
-                    raise InputError(f"{what}{_at(place)} has the key {key!r}, {_REMEDY}")
-                _check_characters(f"{what}{_at(place)}, a key,", key)
-                left.append((f"{place}.{key}", inner, depth + 1))
-        elif isinstance(part, list):
-            left.extend((f"{place}[{number}]", inner, depth + 1) for number, inner in enumerate(part))
-        else:
-            raise InputError(f"{what}{_at(place)} is of type {type(part).__name__}, {_REMEDY}")
+                    raise InputError(f"{what}{_at(whole)} has the key {shown(key)}, {_REMEDY}")
+                size += len(key)
+                if flaw := _flaw(key):
+                    raise InputError(f"{what}{_at(whole)}, a key, holds {flaw}")
+            if isinstance(part, str):
+                size += len(part)
+                if flaw := _flaw(part):
+                    raise InputError(f"{what}{_at(whole, key)} holds {flaw}")
+            elif isinstance(part, int):
+                size += part.bit_length() // 8
+            elif isinstance(part, _WHOLES):
+                if whole.depth == MAX_PAYLOAD_DEPTH:
+                    raise InputError(f"{what} has more than {MAX_PAYLOAD_DEPTH} levels, expected fewer")
+                left.append(_Whole(whole, key, part, whole.depth + 1))
+            elif part is not None and not isinstance(part, float):
+                raise InputError(f"{what}{_at(whole, key)} is of type {type(part).__name__}, {_REMEDY}")
+            if size > MAX_PAYLOAD_BYTES:
+                raise _too_long(what, f"more than {MAX_PAYLOAD_BYTES:,}")
 
 
-def _check_characters(what: str, value: str) -> None:
+def _too_long(what: str, found: str) -> InputError:
+    return InputError(
+        f"{what} has {found} bytes as JSON, expected at most {MAX_PAYLOAD_BYTES:,}: store it elsewhere and say where"
+    )
+
+
+def _flaw(value: str) -> str:
+    """Return what keeps *value* from being stored, and what was expected; empty where nothing does."""
     if "\0" in value:
-        raise InputError(f"{what} holds the character NUL, expected text without it")
-    try:
-        value.encode()
-    except UnicodeEncodeError as exc:
-        raise InputError(
-            f"{what} holds half of a surrogate pair at character {exc.start}, expected text that UTF-8 can hold"
-        ) from exc
+        return "the character NUL, expected text without it"
+    # ASCII is the rule, and the cheapest thing to ask.
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as exc:
+            return f"half of a surrogate pair at character {exc.start}, expected text that UTF-8 can hold"
+    return ""
 
 
-def _at(place: str) -> str:
-    return f" at {ascii(place.removeprefix('.'))[1:-1]}" if place else ""
+def _at(whole: _Whole, *key: str | int) -> str:
+    """Return where something stands: what has *key* in *whole*, or that itself."""
+    keys = [*key]
+    parent: _Whole | None = whole
+    while parent is not None:
+        keys.append(parent.key)
+        parent = parent.parent
+    # The last two are of the list that the payload was put into.
+    place = "".join(f"[{each}]" if isinstance(each, int) else f".{shown(each)[1:-1]}" for each in keys[-3::-1])
+    return f" at {place.removeprefix('.')}" if place else ""

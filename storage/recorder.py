@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
@@ -30,12 +29,15 @@ from storage.client_rows import (
     agent_of,
     batch_of,
     check_row,
+    check_rows,
     digest,
+    metric_rows,
     name_of,
     parts,
-    sample_row,
+    sample_rows,
 )
-from storage.errors import InputError, TransientStorageError
+from storage.errors import StorageError, TransientStorageError
+from storage.forks import Lock
 from storage.model import Kind, Outcome, Session
 from storage.models import Agent
 from storage.repositories.base import pieces, unknown
@@ -45,6 +47,12 @@ from storage.versions import release
 
 __all__ = ["HealthCheck", "Recorder", "Sample"]
 
+#: Of a batch, rows by the reason for which they were refused; by none, those that were written.
+_COUNTS = """
+SELECT '' AS reason, sum(n) AS n FROM ingest_batch_days WHERE spool_id = :spool AND seq = :seq GROUP BY seq
+UNION ALL
+SELECT reason, sum(n) FROM ingest_rejections WHERE spool_id = :spool AND seq = :seq GROUP BY reason
+"""
 #: A cut link is mended by the next try. A database that is away is not waited for: how long is the caller's to say.
 _TRIES = 3
 #: Calls that failed and may be repeated; some hundred bytes each.
@@ -72,7 +80,8 @@ class Recorder:
         self._name = name_of("client", name)
         self._clock = clock
         #: Guards everything below, and the store's writer.
-        self._turn = threading.Lock()
+        self._turn = Lock()
+        self._is_closed = False
         self._begin()
 
     def _begin(self) -> None:
@@ -117,7 +126,7 @@ class Recorder:
         """
         check = HealthCheck(
             agent=agent,
-            at=at or self._clock(),
+            at=self._clock() if at is None else at,
             outcome=outcome,
             latency_ms=latency_ms,
             http_status=http_status,
@@ -127,7 +136,7 @@ class Recorder:
 
     def health_checks(self, rows: Iterable[HealthCheck]) -> WriteResult:
         """Record many checks, of any agents and moments; raises as ``health_check`` does."""
-        return self._record([check_row(row) for row in rows])
+        return self._record(check_rows(rows))
 
     def agent_metrics(
         self,
@@ -153,12 +162,9 @@ class Recorder:
             InputError: Something else cannot be stored.
             TransientStorageError: The database could not take it now; the same call may be made again.
         """
-        when = at or self._clock()
-        made = [
-            Sample(agent=agent, metric=metric, value=value, at=when, kind=kind, labels=labels or {}, unit=unit)
-            for metric, value, unit in _with_units(values, units)
-        ]
-        return self._record([sample_row(row) for row in made], clocked=at is None)
+        when = self._clock() if at is None else at
+        rows = metric_rows("agent", agent, values, at=when, kind=kind, labels=labels, units=units)
+        return self._record(rows, clocked=at is None, agents=(agent,))
 
     def system_metrics(
         self,
@@ -171,16 +177,13 @@ class Recorder:
         units: Mapping[str, str] | None = None,
     ) -> WriteResult:
         """Record values of a machine, which becomes known by this; otherwise as ``agent_metrics``."""
-        when = at or self._clock()
-        made = [
-            Sample(host=host, metric=metric, value=value, at=when, kind=kind, labels=labels or {}, unit=unit)
-            for metric, value, unit in _with_units(values, units)
-        ]
-        return self._record([sample_row(row) for row in made], clocked=at is None)
+        when = self._clock() if at is None else at
+        rows = metric_rows("host", host, values, at=when, kind=kind, labels=labels, units=units)
+        return self._record(rows, clocked=at is None)
 
     def samples(self, rows: Iterable[Sample]) -> WriteResult:
         """Record many samples, of any agents, hosts, metrics and moments; raises as ``agent_metrics`` does."""
-        return self._record([sample_row(row) for row in rows])
+        return self._record(sample_rows(rows))
 
     def close(self) -> None:
         """
@@ -190,34 +193,43 @@ class Recorder:
             TransientStorageError: The database could not be reached.
         """
         with self._turn:
-            if self._next_seq > 1:
+            self._is_closed = True
+            # A child that has written nothing does not speak for its parent.
+            if self._next_seq > 1 and self._session.pid == os.getpid():
                 self._store.close_session(self._session)
 
     # ---------------------------------------------------------------- writing
 
-    def _record(self, rows: Sequence[Row], *, clocked: bool = False) -> WriteResult:
+    def _record(self, rows: Sequence[Row], *, clocked: bool = False, agents: Collection[str] = ()) -> WriteResult:
         """
         Write *rows*, in one transaction for each UTC day and ``MAX_ROWS``.
 
         Args:
             clocked: Their moment is this recorder's, and another one when the call is made again.
+            agents: Have to be there, whether there are rows of them or not.
         """
-        if not rows:
+        if not rows and not agents:
             return WriteResult()
         with self._turn:
+            if self._is_closed:
+                raise StorageError(f"recorder {self._name} is closed: make another one")
             if self._session.pid != os.getpid():
                 # A child of the process that made this recorder: under the same identity, rows of the one would pass
                 # for those of the other.
                 self._begin()
-            self._insist_on({name for name in map(agent_of, rows) if name})
+            self._insist_on({*agents, *(name for name in map(agent_of, rows) if name)})
+            if not rows:
+                return WriteResult()
             days = list(parts(rows))
             key = digest(rows, clocked=clocked) if self._undecided else b""
             seqs = self._undecided.pop(key, None)
+            is_repeated = seqs is not None
             if seqs is None:
                 seqs = tuple(range(self._next_seq, self._next_seq + len(days)))
                 self._next_seq += len(days)
             try:
-                return _together([self._offer(part, seq) for part, seq in zip(days, seqs, strict=True)])
+                results = [self._offer(part, seq) for part, seq in zip(days, seqs, strict=True)]
+                return _together(results, is_repeated=is_repeated)
             except BaseException as exc:
                 # Whoever is interrupted does not know either.
                 self._undecided[key or digest(rows, clocked=clocked)] = seqs
@@ -232,15 +244,22 @@ class Recorder:
                 ) from exc
 
     def _offer(self, rows: Sequence[Row], seq: int) -> WriteResult:
-        """Write *rows* as batch *seq*: what an earlier try has committed is a replay to the ledger."""
+        """Write *rows* as batch *seq*: what an earlier try has committed is a replay to the ledger, which knows the counts."""
         batch = batch_of(rows, self._spool_id, seq, self._session)
         for left in reversed(range(_TRIES)):
             try:
-                return self._store.write(batch)
+                result = self._store.write(batch)
+                return self._counted(seq) if result.replayed else result
             except TransientStorageError:
                 if not left:
                     raise
         raise AssertionError("BUG: the last try neither returned nor raised")
+
+    def _counted(self, seq: int) -> WriteResult:
+        """Return what was said, or would have been, to the try that has committed batch *seq*."""
+        counts = self._store.query(_COUNTS, {"spool": self._spool_id, "seq": seq}).rows
+        told = {str(reason): int(str(n)) for reason, n in counts}
+        return WriteResult(accepted=told.pop("", 0), rejected=told, replayed=True)
 
     def _insist_on(self, names: Collection[str]) -> None:
         """Insist that the agents *names* are there: the writer would make retired ones of those that are not."""
@@ -257,22 +276,13 @@ class Recorder:
                 raise unknown("agent", absent, there, otherwise="register it first")
 
 
-def _with_units(values: Mapping[str, float], units: Mapping[str, str] | None) -> Iterator[tuple[str, float, str]]:
-    units = units or {}
-    for metric in units:
-        if metric not in values:
-            raise InputError(f'unit of "{metric}" is given without a value, expected units of {", ".join(values)}')
-    for metric, value in values.items():
-        yield metric, value, units.get(metric, "")
-
-
-def _together(results: Sequence[WriteResult]) -> WriteResult:
-    """Return the answers to the batches of one call as one."""
+def _together(results: Sequence[WriteResult], *, is_repeated: bool) -> WriteResult:
+    """Return the answers to the batches of one call as one; what a try of the same call has written is no replay."""
     rejected: Counter[str] = Counter()
     for result in results:
         rejected.update(result.rejected)
     return WriteResult(
         accepted=sum(result.accepted for result in results),
         rejected=dict(rejected),
-        replayed=all(result.replayed for result in results),
+        replayed=is_repeated and all(result.replayed for result in results),
     )

@@ -7,7 +7,6 @@ under a version of its own. Nothing here depends on the working directory or on 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -24,9 +23,11 @@ from sqlalchemy import CheckConstraint, Connection, DefaultClause, Engine, Ident
 from storage import work_models  # noqa: F401  # its tables are part of Base.metadata
 from storage.deadlines import Deadline
 from storage.errors import SchemaMismatch, StorageError
+from storage.forks import Lock
 from storage.models import Base
 from storage.sqlstate import translated
 from storage.transactions import writing
+from storage.versions import UPGRADE
 
 #: Alembic's own table: one row, the revision.
 VERSION_TABLE = "alembic_version"
@@ -38,7 +39,7 @@ LOCK_WAIT_S = 60
 _DEADLINE = Deadline(statement_ms=0, lock_ms=LOCK_WAIT_S * 1000)
 
 #: Alembic's environment is one per process; the lock in the database keeps other processes out, not other threads.
-_ALONE = threading.Lock()
+_ALONE = Lock()
 
 _TIMESERIES_PREFIXES = ("health_", "agent_metrics", "system_metrics", "ingest_")
 _TIMESERIES_NAMES = frozenset({"marks", "horizons", "quarantine", "provision_version"})
@@ -151,12 +152,12 @@ def require_head(engine: Engine) -> None:
         return
     if found is None:
         raise SchemaMismatch(
-            f'database has no fleetpulse schema, code needs revision {needed}: run "fleetpulse db upgrade"',
+            f"database has no fleetpulse schema, code needs revision {needed}: {UPGRADE}",
             found=None,
             needed=needed,
         )
     known = {each.revision for each in history()}
-    remedy = 'run "fleetpulse db upgrade"' if found in known else "install the newer fleetpulse"
+    remedy = UPGRADE if found in known else "install the newer fleetpulse"
     raise SchemaMismatch(f"database is at revision {found}, code needs {needed}: {remedy}", found=found, needed=needed)
 
 

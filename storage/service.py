@@ -27,8 +27,8 @@ class PersistenceService(AgentCalls, TaskCalls, WorkflowCalls, MessageCalls, Ser
     What agents and their owners keep in a database. Safe to be used by several threads at once.
 
     Each call is one transaction, durable when it returns, and raises errors of ``storage.errors`` alone; after an error
-    nothing of it is there. Calls take connections of the store's pool, so that threads work side by side; those that
-    write time series take turns.
+    nothing of it is there, but for ``OutcomeUnknown``, after which all of it may be. Calls take connections of the
+    store's pool, so that threads work side by side; those that write time series take turns.
 
     Args:
         database: A store, or the manager of one, whose schema is that of this code. It is not closed with the service.

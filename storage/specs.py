@@ -4,13 +4,13 @@ What a description of an agent must be like before anything is done with it.
 
 from __future__ import annotations
 
-import json
 import math
-import unicodedata
 from collections.abc import Mapping
 
-from storage.errors import SettingsError
+from storage.errors import InputError, SettingsError, shown
 from storage.model import AgentSpec
+from storage.names import MAX_NAME_CHARS, is_clean, is_name
+from storage.payloads import check_payload
 
 #: Kinds of probes, and whether one needs an endpoint. ``internal`` is the collector's look at itself.
 PROBES = {
@@ -25,7 +25,6 @@ PROBES = {
 
 MIN_INTERVAL_S = 1.0
 MAX_INTERVAL_S = 86_400.0
-MAX_NAME_CHARS = 200
 #: A counter that nobody ever reaches is a mistake.
 MAX_THRESHOLD = 1_000
 
@@ -49,43 +48,58 @@ def validate_spec(spec: AgentSpec) -> None:
     _text(spec, "name", spec.name, required=True)
     _text(spec, "type", spec.type, required=True)
     _text(spec, "credential", spec.credential, required=False)
-    if spec.probe not in PROBES:
+    if spec.probe not in list(PROBES):
         raise _error(spec, "probe", spec.probe, f"one of {', '.join(PROBES)}")
+    if not is_clean(spec.endpoint):
+        raise _error(spec, "endpoint", spec.endpoint, "text without control characters")
     if PROBES[spec.probe] and not spec.endpoint:
         raise _error(spec, "endpoint", spec.endpoint, f"what probe {spec.probe} is pointed at")
-    if not _is_clean(spec.endpoint):
-        raise _error(spec, "endpoint", spec.endpoint, "text without control characters")
-    if not (math.isfinite(spec.interval_s) and MIN_INTERVAL_S <= spec.interval_s <= MAX_INTERVAL_S):
-        raise _error(spec, "interval", f"{spec.interval_s:g}s", "1s to 1d")
-    if not (math.isfinite(spec.timeout_s) and 0 < spec.timeout_s <= spec.interval_s):
-        raise _error(
-            spec, "timeout", f"{spec.timeout_s:g}s", f"more than 0s and at most the interval {spec.interval_s:g}s"
-        )
-    for key, threshold in (("rise", spec.rise), ("fall", spec.fall)):
-        if not 1 <= threshold <= MAX_THRESHOLD:
-            raise _error(spec, key, threshold, f"1 to {MAX_THRESHOLD}")
-    labels: Mapping[str, object] = spec.labels
-    for name, value in labels.items():
-        if not (isinstance(value, str) and name and _is_clean(name) and _is_clean(value)):
-            raise _error(spec, f"labels.{name}", value, "names and values that are text without control characters")
+    interval_s, timeout_s = _seconds(spec, "interval", spec.interval_s), _seconds(spec, "timeout", spec.timeout_s)
+    if not MIN_INTERVAL_S <= interval_s <= MAX_INTERVAL_S:
+        raise _error(spec, "interval", f"{interval_s:g}s", "1s to 1d")
+    if not 0 < timeout_s <= interval_s:
+        raise _error(spec, "timeout", f"{timeout_s:g}s", f"more than 0s and at most the interval {interval_s:g}s")
+    _threshold(spec, "rise", spec.rise)
+    _threshold(spec, "fall", spec.fall)
+    _labels(spec, spec.labels)
+    _options(spec, spec.options)
+    _flag(spec, "paused", spec.paused)
     _insist_no_secret(spec)
-    _options(spec)
 
 
-def is_name(value: str, *, required: bool = True) -> bool:
-    """Tell whether *value* can name something: short, printable, and none when it is not *required*."""
-    return int(required) <= len(value) <= MAX_NAME_CHARS and _is_clean(value) and value == value.strip()
-
-
-def _text(spec: AgentSpec, key: str, value: str, *, required: bool) -> None:
+def _text(spec: AgentSpec, key: str, value: object, *, required: bool) -> None:
     limits = f"{int(required)} to {MAX_NAME_CHARS} characters, none of them a control character, no space at its ends"
     if not is_name(value, required=required):
         raise _error(spec, key, value, limits)
 
 
-def _is_clean(value: str) -> bool:
-    # Cc are control characters, Cs are halves of surrogate pairs, which no UTF-8 can hold.
-    return not any(unicodedata.category(character) in ("Cc", "Cs") for character in value)
+def _seconds(spec: AgentSpec, key: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _error(spec, key, value, "a number of seconds")
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _threshold(spec: AgentSpec, key: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_THRESHOLD:
+        raise _error(spec, key, value, f"1 to {MAX_THRESHOLD}")
+
+
+def _flag(spec: AgentSpec, key: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise _error(spec, key, value, "True or False")
+
+
+def _labels(spec: AgentSpec, labels: object) -> None:
+    if not isinstance(labels, Mapping):
+        raise _error(spec, "labels", labels, "a mapping of text to text")
+    for name, value in labels.items():
+        if not (name and is_clean(name) and is_clean(value)):
+            raise _error(
+                spec, f"labels.{_shown(name)}", value, "names and values that are text without control characters"
+            )
 
 
 def _insist_no_secret(spec: AgentSpec) -> None:
@@ -100,28 +114,29 @@ def _insist_no_secret(spec: AgentSpec) -> None:
             raise SettingsError(f'agent "{_shown(spec.name)}": options.headers holds {name}, expected {remedy}')
 
 
-def _options(spec: AgentSpec) -> None:
+def _options(spec: AgentSpec, options: object) -> None:
+    if not isinstance(options, Mapping):
+        raise _error(spec, "options", options, "a mapping of names to values that JSON can hold")
     try:
-        stored = json.dumps(dict(spec.options), allow_nan=False, ensure_ascii=False)
-        stored.encode()
-    except (TypeError, ValueError) as exc:
-        raise _error(spec, "options", dict(spec.options), f"values that JSON can hold ({exc})") from exc
-    if "\\u0000" in stored:
-        raise _error(spec, "options", dict(spec.options), "text without the character NUL")
+        check_payload("options", dict(options))
+    except InputError as exc:
+        raise _error(spec, "options", options, f"values that JSON can hold ({exc})") from exc
     if spec.source != "api":
         return
     remedy = "an agent of the settings file: write access to the database must not become access to this machine"
     if spec.probe == "command":
         raise _error(spec, "probe", spec.probe, remedy)
-    for name in spec.options:
+    for name in options:
         if name.endswith(("file", "files", "command")):
-            raise _error(spec, f"options.{name}", spec.options[name], remedy)
+            raise _error(spec, f"options.{_shown(name)}", options[name], remedy)
 
 
 def _error(spec: AgentSpec, key: str, found: object, expected: str) -> SettingsError:
-    return SettingsError(f'agent "{_shown(spec.name)}": {key} is {found!r}, expected {expected}')
+    return SettingsError(f'agent "{_shown(spec.name)}": {key} is {shown(found)}, expected {expected}')
 
 
-def _shown(name: str) -> str:
+def _shown(name: object) -> str:
+    if not isinstance(name, str):
+        return shown(name)
     short = name if len(name) <= MAX_NAME_CHARS else f"{name[:40]}…"
-    return "".join(character if _is_clean(character) else "?" for character in short)
+    return "".join(character if is_clean(character) else "?" for character in short)

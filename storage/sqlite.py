@@ -1,15 +1,16 @@
 """
 The ``sqlite`` engine: one file, or a database in memory, with rollups of our own, exact at every moment.
 
-One transaction writes at a time. Whoever finds another one at work looks again at intervals of up to a tenth of a second;
-so whatever writes over and over (refresh, retention) leaves pauses in which that can succeed.
+One transaction writes at a time. Threads of this process take turns; another program that finds the file in use looks
+again at intervals of up to a tenth of a second, so that whatever writes over and over (refresh, retention) leaves pauses
+in which that can succeed.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -27,6 +28,7 @@ from storage.lite.ids import Ids, plain_uuid
 from storage.model import Session, Table, Tier, Window, from_us, to_us
 from storage.sqlstate import UNDEFINED
 from storage.store import (
+    CLOSED,
     ArrowSource,
     Capability,
     Horizon,
@@ -38,6 +40,7 @@ from storage.store import (
     Snapshot,
     Store,
 )
+from storage.transactions import end
 
 #: SQLSTATEs of a deadline that is over, and of a turn to write that did not come in time.
 QUERY_CANCELED = "57014"
@@ -74,6 +77,7 @@ class SqliteStore:
         return self._engine
 
     def close(self) -> None:
+        end(self._engine, CLOSED)
         self._ids.forget()
         if self._claim:
             self._claim.release()
@@ -104,11 +108,10 @@ class SqliteStore:
         except sqlite3.OperationalError as exc:
             if "no such table" not in str(exc):
                 raise
-            raise TransientStorageError(
-                f'database {self._path or "in memory"} has no time series: run "fleetpulse db upgrade", '
-                "or put back the file that was there",
-                sqlstate="42P01",
-            ) from exc
+            place, remedy = "in memory", "call DatabaseManager.create_schema()"
+            if self._path:
+                place, remedy = str(self._path), 'run "fleetpulse db upgrade", or put back the file that was there'
+            raise TransientStorageError(f"database {place} has no time series: {remedy}", sqlstate="42P01") from exc
         if row is None:
             raise AssertionError("BUG: time series without an identity")
         # The connection was compared with the name when it was lent; a moment later it may have gone again.
@@ -336,8 +339,11 @@ class SqliteStore:
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
-        with read_transaction(self._engine, "reading", deadlines.EXPORT) as connection:
-            yield _Rows(connection)
+        with (
+            read_transaction(self._engine, "reading", deadlines.EXPORT) as connection,
+            closing(_Rows(connection)) as rows,
+        ):
+            yield rows
 
     def arrow_source(self) -> ArrowSource:
         self.require(Capability.ARROW)
@@ -347,8 +353,18 @@ class SqliteStore:
 class _Rows:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self._answers: list[Generator[Rows]] = []
 
     def read(self, sql: str, parameters: Mapping[str, object] | None = None) -> Iterator[Rows]:
+        self._answers.append(self._read(sql, parameters))
+        return self._answers[-1]
+
+    def close(self) -> None:
+        """End every answer that nobody has read to its end: a cursor has to go before its connection."""
+        for each in self._answers:
+            each.close()
+
+    def _read(self, sql: str, parameters: Mapping[str, object] | None) -> Generator[Rows]:
         bound = {name: _bound(name, value) for name, value in (parameters or {}).items()}
         with closing(self._connection.execute(sql, bound)) as cursor:
             columns = tuple(column[0] for column in cursor.description or ())

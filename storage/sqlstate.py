@@ -23,6 +23,10 @@ PERMANENT_CLASSES = ("22", "23")
 SEQUENCE_EXHAUSTED = "2200H"
 
 
+#: What a commit may answer, beside nothing at all, whose transaction is there all the same: the link or the server broke
+#: down, or the disk, while it was done.
+UNDECIDED = ("08", "57P", "58", "40003")
+
 #: Tables or columns are missing; SQLite has one code for all that is wrong with a statement.
 UNDEFINED = ("42P01", "42703", "42000")
 
@@ -89,13 +93,18 @@ def sqlstate_of(error: BaseException) -> str | None:
     state = getattr(origin, "sqlstate", None)
     if isinstance(state, str):
         return state
-    meaning = _sqlite_meaning(origin)
+    meaning = _meaning(origin)
     return meaning.sqlstate if meaning else None
 
 
 def is_permanent(state: str | None) -> bool:
     """Tell whether the data is at fault."""
     return state is not None and state[:2] in PERMANENT_CLASSES and state != SEQUENCE_EXHAUSTED
+
+
+def is_undecided(state: str | None) -> bool:
+    """Tell whether a commit that ended with *state* may have been done."""
+    return state is None or state.startswith(UNDECIDED)
 
 
 def translate(error: BaseException, doing: str) -> StorageError:
@@ -107,8 +116,8 @@ def translate(error: BaseException, doing: str) -> StorageError:
     """
     origin = _origin(error)
     state = sqlstate_of(origin)
-    meaning = _sqlite_meaning(origin)
-    said = " ".join(str(origin).split()) or type(origin).__name__
+    meaning = _meaning(origin)
+    said = one_line(origin)
     message = f"{doing} failed: {said}" + (f" (SQLSTATE {state})" if state else "")
     remedy = meaning.remedy if meaning else _SERVER_REMEDIES.get(state or "")
     if remedy:
@@ -116,6 +125,11 @@ def translate(error: BaseException, doing: str) -> StorageError:
     if state is not None and is_permanent(state):
         return PermanentStorageError(message, sqlstate=state)
     return TransientStorageError(message, sqlstate=state)
+
+
+def one_line(error: BaseException) -> str:
+    """Return what *error* says on one line; libpq begins a line with a tab where a sentence is over."""
+    return " ".join(str(error).replace("\n\t", ". ").split()) or type(error).__name__
 
 
 @contextmanager
@@ -133,16 +147,18 @@ def _origin(error: BaseException) -> BaseException:
     return error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
 
 
-def _sqlite_meaning(error: BaseException) -> _Meaning | None:
+def _meaning(error: BaseException) -> _Meaning | None:
     if isinstance(error, sqlite3.Error):
         # Errors of Python's module itself have no code.
         code = getattr(error, "sqlite_errorcode", None)
         if not isinstance(code, int):
             return None
         return _SQLITE.get(code) or _SQLITE.get(code & 0xFF)
-    # Values that Python cannot hand over; a server would have refused them in these words.
+    # Values that Python, or psycopg, cannot hand over; a server would have refused them in these words.
     if isinstance(error, OverflowError) and "SQLite INTEGER" in str(error):
         return _Meaning("22003", _DATA)
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         return _Meaning("22021", "text is stored as UTF-8")
+    if str(error).endswith("cannot contain NUL (0x00) bytes"):
+        return _Meaning("22021")
     return None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-from storage.errors import IllegalTransition, InputError
+from storage.errors import IllegalTransition, InputError, quoted
 
 
 class TaskState(StrEnum):
@@ -49,7 +49,7 @@ class StateMachine:
     ways: Mapping[str, frozenset[str]]
 
     def states(self) -> tuple[str, ...]:
-        """Return every state, in the order of the enumeration."""
+        """Return every state, in the order of the enumeration; whatever it is, it can be looked for among them."""
         return tuple(self.ways)
 
     def insist_state(self, state: str | None) -> None:
@@ -59,8 +59,8 @@ class StateMachine:
         Raises:
             InputError: It is none.
         """
-        if state is not None and state not in self.ways:
-            raise InputError(f'state is "{state}", expected one of {", ".join(self.states())}')
+        if state is not None and state not in self.states():
+            raise InputError(f"state is {quoted(state)}, expected one of {', '.join(self.states())}")
 
     def is_final(self, state: str) -> bool:
         """Tell whether nothing follows *state*."""
@@ -76,7 +76,7 @@ class StateMachine:
         Raises:
             IllegalTransition: It may not, or *new* is no state.
         """
-        if new not in self.ways:
+        if new not in self.states():
             raise IllegalTransition(what, old, new, allowed=self.states())
         if new not in self.ways[old]:
             raise IllegalTransition(what, old, new, allowed=tuple(sorted(self.ways[old])))

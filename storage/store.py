@@ -13,13 +13,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from enum import Enum
-from threading import Lock
 from typing import Protocol
 
 from sqlalchemy import Engine
 
 from storage.batch import Batch, WriteResult
+from storage.forks import Lock
 from storage.model import Session, Table, Tier, Window
+
+#: What a store says that was closed.
+CLOSED = "database is closed: open it again"
 
 
 class Capability(Enum):
@@ -184,7 +187,7 @@ class Store(Protocol):
         ...
 
     def close(self) -> None:
-        """Give every connection back; the store cannot be used afterwards."""
+        """Give every connection back; whoever uses the store afterwards gets a ``StorageError``."""
         ...
 
     def require(self, capability: Capability) -> None:

@@ -8,6 +8,9 @@ from importlib import metadata
 
 from storage.errors import SchemaMismatch
 
+#: What brings a schema up to this code.
+UPGRADE = 'run "fleetpulse db upgrade" or call DatabaseManager.create_schema()'
+
 
 def insist_version(found: int, needed: int, *, upgrading: bool) -> None:
     """
@@ -25,7 +28,7 @@ def insist_version(found: int, needed: int, *, upgrading: bool) -> None:
     if found < needed and not upgrading:
         state = f"are at version {found}" if found else "are not provisioned"
         raise SchemaMismatch(
-            f'time series {state}, code needs version {needed}: run "fleetpulse db upgrade"',
+            f"time series {state}, code needs version {needed}: {UPGRADE}",
             found=str(found),
             needed=str(needed),
         )

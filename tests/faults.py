@@ -19,6 +19,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import make_url
 
 from storage.open import open_store
+from storage.pg.store import PgStore
 from storage.store import Capability, Store
 
 #: A user who owns nothing.
@@ -37,6 +38,13 @@ def administer(url: str, *statements: sql.SQL | sql.Composed) -> None:
             connection.execute(statement)
 
 
+def reconnect(store: Store) -> None:
+    """Let *store* connect anew: what it has opened would go on as before."""
+    if isinstance(store, PgStore):
+        store._drop_writer()
+    store.engine.dispose()
+
+
 # ---------------------------------------------------------------- only reading
 
 
@@ -49,8 +57,7 @@ def read_only(store: Store, url: str) -> Iterator[Store]:
     default reaches any more, those of another store ask for it. A file and its folder may not be written by this user,
     who is nobody for as long as it lasts if it was root.
     """
-    # What was opened before would go on as before.
-    store.close()
+    reconnect(store)
     if store.engine_name == "sqlite":
         with _locked(Path(url.removeprefix("sqlite:///"))):
             yield store
@@ -113,7 +120,7 @@ def full(store: Store, url: str, engine_name: str) -> Iterator[None]:
     trigger says what the server would.
     """
     # Files and limits are those of new connections.
-    store.close()
+    reconnect(store)
     with ExitStack() as stack:
         if store.engine_name == "sqlite":
             stack.enter_context(_full_file(store, url))

@@ -10,9 +10,10 @@ from datetime import datetime
 from typing import Any
 
 from storage.clock import Clock
-from storage.errors import InputError
+from storage.errors import InputError, quoted
 from storage.model import AgentSpec, usual_timeout_s
 from storage.models import STATES, STATUSES
+from storage.payloads import several
 from storage.repositories.agent_rows import AgentRecord
 from storage.repositories.agents import AgentInfo, AgentRepository
 from storage.repositories.base import MAX_PAGE_SIZE, Page
@@ -66,15 +67,15 @@ class AgentCalls:
         spec = AgentSpec(
             name=name,
             type=type,
-            probe=probe or ("http" if endpoint else "heartbeat"),
+            probe=("http" if endpoint else "heartbeat") if probe is None else probe,
             endpoint=endpoint,
-            labels=labels or {},
+            labels={} if labels is None else labels,
             interval_s=interval_s,
             timeout_s=usual_timeout_s(interval_s) if timeout_s is None else timeout_s,
             rise=rise,
             fall=fall,
             credential=credential,
-            options=options or {},
+            options={} if options is None else options,
         )
         return self._agents.add(spec, self._clock(), capabilities=capabilities)
 
@@ -93,13 +94,14 @@ class AgentCalls:
 
         Raises:
             SettingsError: A description is not fit to be stored.
-            InputError: The name or the details of a capability cannot be stored.
+            InputError: The name or the details of a capability cannot be stored; *specs* are something else.
             UnknownName: *capabilities* name an agent that is not among *specs*.
             DuplicateName: A name is taken, or stands twice.
             TransientStorageError: The database could not be reached.
         """
         wanted = [
-            replace(spec, probe="heartbeat") if spec.probe == "http" and not spec.endpoint else spec for spec in specs
+            replace(spec, probe="heartbeat") if spec.probe == "http" and not spec.endpoint else spec
+            for spec in several("specs", specs, AgentSpec)
         ]
         return self._agents.add_many(wanted, self._clock(), capabilities=capabilities)
 
@@ -129,7 +131,7 @@ class AgentCalls:
             return self._agents.pause(name, self._clock())
         if status == "retired":
             return self._agents.retire(name, self._clock())
-        raise InputError(f'status "{status}" is none of an agent, expected one of {", ".join(STATES)}')
+        raise InputError(f"status {quoted(status)} is none of an agent, expected one of {', '.join(STATES)}")
 
     def get_agent_info(self, name: str) -> AgentInfo:
         """
@@ -162,10 +164,11 @@ class AgentCalls:
             capability: Only those that can do this.
             include_retired: Without a *state*: all.
             limit: Size of a page, 1 to 10,000.
-            after: Where the page before ends: its ``after``.
+            after: Where the page before ends: its ``after``; ``None`` is the start.
 
         Raises:
-            InputError: There is no such state or status, or *limit* is not the size of a page.
+            InputError: There is no such state or status, *type* or *capability* cannot be one, or *limit* is not the size
+                of a page.
             TransientStorageError: The database could not be reached.
         """
         return self._agents.find(
@@ -198,7 +201,7 @@ class AgentCalls:
             InputError: The name or the details cannot be stored.
             TransientStorageError: The database could not be reached.
         """
-        self._agents.add_capability(name, capability, details or {}, self._clock())
+        self._agents.add_capability(name, capability, {} if details is None else details, self._clock())
 
     def remove_agent_capability(self, name: str, capability: str) -> None:
         """
@@ -219,8 +222,8 @@ class AgentCalls:
 
         Raises:
             UnknownName: There is no such agent.
-            InputError: *at* is minutes ahead of the clock.
-            StorageError: It is retired, or *at* has no time zone.
+            InputError: *at* has no time zone, or is minutes ahead of the clock.
+            StorageError: It is retired.
             TransientStorageError: The database could not be reached.
         """
         self._agents.heartbeat(name, self._clock(), at=at)

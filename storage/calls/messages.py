@@ -113,11 +113,11 @@ class MessageCalls:
             status: ``pending``, ``delivered``, ``read`` or ``failed``.
             workflow: Only those about it, by name or id.
             limit: Size of a page, 1 to 10,000.
-            after: Where the page before ends: its ``after``.
+            after: Where the page before ends: its ``after``; ``None`` is the start.
 
         Raises:
             UnknownName: There is no such agent or workflow.
-            InputError: There is no such direction or status, or *limit* is not the size of a page.
+            InputError: There is no such direction or status, *type* cannot be one, or *limit* is not the size of a page.
             TransientStorageError: The database could not be reached.
         """
         return self._messages.of_agent(

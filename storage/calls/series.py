@@ -4,13 +4,14 @@ Calls about what was measured: health checks and samples, which go the way of th
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from storage.batch import WriteResult
 from storage.client_rows import HealthCheck, Sample
 from storage.clock import Clock
+from storage.errors import StorageError
+from storage.forks import Lock
 from storage.model import Kind, Outcome
 from storage.recorder import Recorder
 from storage.store import Store
@@ -28,25 +29,30 @@ class SeriesCalls:
         self._name = name
         self._clock = clock
         #: Guards the recorder's making: there is one, and none before it is needed, because it asks for the time.
-        self._making = threading.Lock()
+        self._making = Lock()
         self._made: Recorder | None = None
+        self._is_closed = False
 
     @property
     def _recorder(self) -> Recorder:
         with self._making:
+            if self._is_closed:
+                raise StorageError(f"service {self._name} is closed: make another PersistenceService")
             if self._made is None:
                 self._made = Recorder(self._store, name=self._name, clock=self._clock)
             return self._made
 
     def close(self) -> None:
         """
-        Record that this client has ended, where it wrote measurements. The database stays open: others may use it.
+        Record that this client has ended, where it wrote measurements; it writes none afterwards.
+
+        The database stays open: others may use it.
 
         Raises:
             TransientStorageError: The database could not be reached.
         """
         with self._making:
-            made, self._made = self._made, None
+            made, self._made, self._is_closed = self._made, None, True
         if made is not None:
             made.close()
 

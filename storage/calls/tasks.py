@@ -12,7 +12,7 @@ from uuid import UUID
 from storage.clock import Clock
 from storage.repositories.base import PAGE_SIZE, Page
 from storage.repositories.claims import Recovered
-from storage.repositories.references import WorkflowRef
+from storage.repositories.references import WorkflowRef, insist_workflow
 from storage.repositories.tasks import TaskRepository, TaskSpec
 from storage.work_models import SubTask, Task, TaskAssignment, TaskEvent
 
@@ -70,9 +70,8 @@ class TaskCalls:
             priority=priority,
             max_attempts=max_attempts,
             due_at=due_at,
-            # A text would come apart into its letters; whoever checks the specification says so.
-            depends_on=depends_on if isinstance(depends_on, str) else tuple(depends_on),  # type: ignore[arg-type]  # refused
-            subtasks=subtasks if isinstance(subtasks, str) else tuple(subtasks),  # type: ignore[arg-type]  # refused
+            depends_on=depends_on,
+            subtasks=subtasks,
         )
         return self._tasks.create(spec, self._clock())
 
@@ -110,7 +109,7 @@ class TaskCalls:
         type: str | None = None,
         agent: str | None = None,
         limit: int = PAGE_SIZE,
-        after: int = 0,
+        after: int | None = None,
     ) -> Page[Task]:
         """
         Return tasks of all workflows and of none, in the order in which they were made.
@@ -119,11 +118,11 @@ class TaskCalls:
             status: ``pending``, ``running``, ``completed``, ``failed`` or ``cancelled``.
             agent: Only those that it works on, or was the last to.
             limit: Size of a page, 1 to 10,000.
-            after: Where the page before ends: its ``after``.
+            after: Where the page before ends: its ``after``; ``None`` is the start.
 
         Raises:
             UnknownName: There is no such agent.
-            InputError: There is no such status, or *limit* is not the size of a page.
+            InputError: There is no such status, *type* cannot be one, or *limit* is not the size of a page.
             TransientStorageError: The database could not be reached.
         """
         return self._tasks.list(state=status, type=type, agent=agent, limit=limit, after=after)
@@ -136,16 +135,17 @@ class TaskCalls:
         type: str | None = None,
         agent: str | None = None,
         limit: int = PAGE_SIZE,
-        after: int = 0,
+        after: int | None = None,
     ) -> Page[Task]:
         """
         Return the tasks of a workflow, in the order in which they were made; arguments as of ``get_tasks``.
 
         Raises:
             UnknownName: There is no such workflow or agent.
-            InputError: There is no such status, or *limit* is not the size of a page.
+            InputError: There is no such status, *type* cannot be one, or *limit* is not the size of a page.
             TransientStorageError: The database could not be reached.
         """
+        insist_workflow(workflow)
         return self._tasks.list(workflow=workflow, state=status, type=type, agent=agent, limit=limit, after=after)
 
     def get_failed_tasks(
@@ -155,7 +155,7 @@ class TaskCalls:
         type: str | None = None,
         since: datetime | None = None,
         limit: int = PAGE_SIZE,
-        after: int = 0,
+        after: int | None = None,
     ) -> Page[Task]:
         """
         Return tasks that have failed and have not been tried again, in the order in which they were made.
@@ -164,12 +164,11 @@ class TaskCalls:
             workflow: Only those of it, by name or id.
             since: Only those that failed at this moment or later.
             limit: Size of a page, 1 to 10,000.
-            after: Where the page before ends: its ``after``.
+            after: Where the page before ends: its ``after``; ``None`` is the start.
 
         Raises:
             UnknownName: There is no such workflow.
-            InputError: *limit* is not the size of a page.
-            StorageError: *since* has no time zone.
+            InputError: *type* cannot be one, *since* has no time zone, or *limit* is not the size of a page.
             TransientStorageError: The database could not be reached.
         """
         return self._tasks.failed(workflow=workflow, type=type, since=since, limit=limit, after=after)
@@ -330,8 +329,8 @@ class TaskCalls:
         Raises:
             UnknownName: There is no such task.
             IllegalTransition: It has not failed.
-            InputError: Reason or priority cannot be stored.
-            StorageError: *due_at* has no time zone, or its workflow has ended.
+            InputError: Reason or priority cannot be stored, or *due_at* has no time zone.
+            StorageError: Its workflow has ended.
             TransientStorageError: The database could not be reached.
         """
         return self._tasks.retry(task_id, now=self._clock(), reason=reason, priority=priority, due_at=due_at)

@@ -61,7 +61,7 @@ class WorkflowCalls:
         return self._workflows.get(workflow)
 
     def get_workflows(
-        self, *, status: str | None = None, type: str | None = None, limit: int = PAGE_SIZE, after: int = 0
+        self, *, status: str | None = None, type: str | None = None, limit: int = PAGE_SIZE, after: int | None = None
     ) -> Page[Workflow]:
         """
         Return workflows in the order in which they were made.
@@ -69,10 +69,10 @@ class WorkflowCalls:
         Args:
             status: ``pending``, ``running``, ``completed``, ``failed`` or ``cancelled``.
             limit: Size of a page, 1 to 10,000.
-            after: Where the page before ends: its ``after``.
+            after: Where the page before ends: its ``after``; ``None`` is the start.
 
         Raises:
-            InputError: There is no such status, or *limit* is not the size of a page.
+            InputError: There is no such status, *type* cannot be one, or *limit* is not the size of a page.
             TransientStorageError: The database could not be reached.
         """
         return self._workflows.list(state=status, type=type, limit=limit, after=after)

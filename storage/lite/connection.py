@@ -18,7 +18,6 @@ import json
 import os
 import sqlite3
 import stat
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -35,9 +34,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from storage import deadlines
 from storage.deadlines import Deadline
 from storage.errors import CapabilityMissing, SettingsError, StorageError, TransientStorageError
-from storage.lite import functions
+from storage.forks import Lock
+from storage.lite import forks, functions
+from storage.lite.forks import TURNS
+from storage.lite.turns import Turns
 from storage.sqlstate import is_permanent, sqlstate_of, translate
-from storage.transactions import DEADLINE, WRITES
+from storage.transactions import DEADLINE, WRITES, insist_open
 
 #: RETURNING needs 3.35, a named ``memdb`` 3.36; 3.37 (2021) is the oldest that a supported distribution ships.
 MINIMUM_VERSION = (3, 37, 0)
@@ -60,13 +62,17 @@ LOG_BYTES = 64 * 1024**2
 CHECKPOINT_PAGES = 8_000
 #: Steps of SQLite's machine between two looks at the clock: a few milliseconds.
 STEPS_BETWEEN_LOOKS = 50_000
+#: Between two looks whether another process has stopped writing.
+LOOK_S = 0.001
 
+#: SQLSTATE of a database that somebody else writes to.
+LOCKED = "55P03"
 #: After these a connection is as good as before: somebody else's lock, and a deadline.
 _HARMLESS = frozenset({"55P03", "57014", "40001", "25006", "42000"})
 
 #: Making a file opens and closes it, and closing any descriptor of a file drops this process's locks on it, those of
 #: SQLite included: while one thread makes it, no other may have it open.
-_MAKING = threading.Lock()
+_MAKING = Lock()
 
 _REMEDY = "expected sqlite:///relative.db, sqlite:////absolute/path.db, or sqlite:// for one in memory"
 
@@ -129,14 +135,22 @@ def make_engine(url: str) -> Engine:
 
 
 def _pooled(url: URL, connect: Callable[[], sqlite3.Connection]) -> Engine:
+    turns = Turns()
+
+    def create() -> sqlite3.Connection:
+        insist_open(engine)
+        return connect()
+
     engine = create_engine(
         url,
-        creator=connect,
+        creator=create,
         poolclass=QueuePool,
         pool_size=POOL_SIZE,
         max_overflow=POOL_OVERFLOW,
         json_serializer=_json,
+        execution_options={TURNS: turns},
     )
+    forks.watch_pool(engine)
 
     @event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _record: object) -> None:
@@ -151,13 +165,28 @@ def _pooled(url: URL, connect: Callable[[], sqlite3.Connection]) -> Engine:
         if not isinstance(driver, sqlite3.Connection):
             raise AssertionError(f"BUG: the pool holds {type(driver).__name__}")
         writes = bool(options.get(WRITES))
-        _set_deadline(driver, options.get(DEADLINE, deadlines.ADMIN if writes else deadlines.READ))
-        if options.get("isolation_level") != "AUTOCOMMIT":
-            connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+        deadline = options.get(DEADLINE, deadlines.ADMIN if writes else deadlines.READ)
+        _set_deadline(driver, deadline)
+        if options.get("isolation_level") == "AUTOCOMMIT":
+            return
+        if not writes:
+            connection.exec_driver_sql("BEGIN")
+            return
+        try:
+            _begin_writing(driver, turns, deadline)
+        except sqlite3.Error as exc:
+            if _is_spoilt(exc):
+                connection.invalidate()
+            raise
+
+    @event.listens_for(engine, "close")
+    def give(connection: sqlite3.Connection, _record: object) -> None:
+        turns.give(connection)
 
     @event.listens_for(engine, "checkin")
     def forget(connection: sqlite3.Connection | None, _record: object) -> None:
         if connection is not None:
+            turns.give(connection)
             connection.set_progress_handler(None, 0)
             # Who asked SQLAlchemy for autocommit left the driver's own handling of transactions behind.
             connection.isolation_level = None
@@ -196,7 +225,7 @@ class _File:
         self.insist_same()
         connection = _open(self._path)
         if self._identity is None:
-            self._identity = self._found()
+            self._identity = _identity(self._path)
         return connection
 
     def insist_same(self) -> None:
@@ -212,7 +241,7 @@ class _File:
         if self._identity is None:
             return
         try:
-            found = self._found()
+            found = _identity(self._path)
         except PermissionError as exc:
             raise _out_of_reach(self._path, exc) from exc
         if found != self._identity:
@@ -226,15 +255,17 @@ class _File:
         """Take whatever file is there when the next connection is opened."""
         self._identity = None
 
-    def _found(self) -> tuple[int, int] | None:
-        try:
-            found = self._path.stat()
-        except PermissionError:
-            # It may be there as it was.
-            raise
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return device and number of the file that *path* leads to, ``None`` where there is none."""
+    try:
+        found = path.stat()
+    except PermissionError:
+        # It may be there as it was.
+        raise
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _open(path: Path) -> sqlite3.Connection:
@@ -263,9 +294,11 @@ def _open(path: Path) -> sqlite3.Connection:
             f"database {path} cannot be made: {(exc.strerror or str(exc)).lower()}: mend the folder or correct the address",
             sqlstate="58030",
         ) from exc
+    file = _identity(path)
+    forks.insist_allowed(path, file)
     try:
         # Never "rwc": a file that goes away this moment must not come back readable for all.
-        connection = _connect(f"file:{quote(os.fsencode(path))}?mode=rw")
+        connection = _connect(f"file:{quote(os.fsencode(path))}?mode=rw", file)
     except sqlite3.Error as exc:
         raise translate(exc, f"opening database {path}") from exc
     try:
@@ -327,16 +360,19 @@ def _out_of_reach(path: Path, exc: OSError) -> TransientStorageError:
     )
 
 
-def _connect(name: str) -> sqlite3.Connection:
+def _connect(name: str, file: tuple[int, int] | None = None) -> forks.Connection:
     connection = sqlite3.connect(
         name,
         uri=True,
+        factory=forks.Connection,
         # Begin and end of transactions are statements.
         isolation_level=None,
         # The pool hands connections to one thread after another, never to two at once.
         check_same_thread=False,
         timeout=deadlines.ADMIN.lock_ms / 1000,
     )
+    connection.file = file
+    forks.watch(connection)
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA temp_store = MEMORY")
     return connection
@@ -368,10 +404,36 @@ def write_transaction(engine: Engine, doing: str, deadline: Deadline = deadlines
     Raises:
         StorageError: Whatever the driver raised inside, translated.
     """
+    turns: Turns = engine.get_execution_options()[TURNS]
     with borrow(engine, doing, deadline) as connection:
-        connection.execute("BEGIN IMMEDIATE")
+        _begin_writing(connection, turns, deadline)
         yield connection
         connection.execute("COMMIT")
+
+
+def _begin_writing(connection: sqlite3.Connection, turns: Turns, deadline: Deadline) -> None:
+    """
+    Begin a transaction that may write, once that is the turn of *connection*, which it is until it goes back to the pool.
+
+    Within this process turns are taken in order. Of processes, whoever looks at the right moment is next: one thread of
+    each does, and oftener than SQLite would, because another process may leave pauses of no more than a tenth of a
+    millisecond.
+    """
+    end = time.monotonic() + deadline.lock_ms / 1000
+    if not turns.take(connection, deadline.lock_ms / 1000):
+        locked = sqlite3.OperationalError("database is locked")
+        locked.sqlite_errorcode = sqlite3.SQLITE_BUSY
+        raise locked
+    connection.execute("PRAGMA busy_timeout = 0")
+    while True:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            break
+        except sqlite3.OperationalError as exc:
+            if sqlstate_of(exc) != LOCKED or time.monotonic() >= end:
+                raise
+        time.sleep(LOOK_S)
+    connection.execute(f"PRAGMA busy_timeout = {deadline.lock_ms}")
 
 
 @contextmanager

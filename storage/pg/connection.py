@@ -31,7 +31,9 @@ from storage import deadlines
 from storage.deadlines import Deadline
 from storage.errors import CapabilityMissing, SettingsError, StorageError, TransientStorageError
 from storage.model import aware
-from storage.sqlstate import sqlstate_of, translate
+from storage.pg.forks import watch, watch_pool
+from storage.sqlstate import one_line, sqlstate_of, translate
+from storage.transactions import insist_open
 
 #: Sessions, ORM work, refreshes, reports: few at a time, each short.
 POOL_SIZE = 5
@@ -130,6 +132,10 @@ def make_engine(url: URL) -> Engine:
         connect_args=connect_arguments(),
     )
 
+    @event.listens_for(engine, "do_connect")
+    def insist(*_: object) -> None:
+        insist_open(engine)
+
     @event.listens_for(engine, "connect")
     def prepare(connection: psycopg.Connection, _record: object) -> None:
         # A pooler in transaction mode hands each transaction another server process, which knows no
@@ -152,6 +158,7 @@ def make_engine(url: URL) -> Engine:
         if sqlstate_of(context.original_exception) == READ_ONLY:
             context.is_disconnect = True
 
+    watch_pool(engine)
     return engine
 
 
@@ -185,6 +192,7 @@ def connect_arguments() -> dict[str, object]:
 
 
 def _configure(connection: psycopg.Connection, deadline: Deadline) -> None:
+    watch(connection)
     for dumper in (_Aware, _AwareBinary):
         connection.adapters.register_dumper(datetime, dumper)
     set_json_loads(_load_json, connection)
@@ -230,9 +238,8 @@ def connect(url: URL) -> psycopg.Connection:
 
 
 def _unreachable(url: URL, exc: BaseException) -> StorageError:
-    said = " ".join(str(exc).split())
     return TransientStorageError(
-        f"database {url.render_as_string()} cannot be reached: {said}", sqlstate=sqlstate_of(exc)
+        f"database {url.render_as_string()} cannot be reached: {one_line(exc)}", sqlstate=sqlstate_of(exc)
     )
 
 

@@ -44,7 +44,7 @@ def render(statement: str, parameters: Mapping[str, object]) -> str:
     Return *statement* with its ``:name`` parameters as literals.
 
     Raises:
-        PermanentStorageError: A value cannot be a literal, such as text with a NUL byte.
+        PermanentStorageError: A value cannot be a literal: text with the character NUL, or half of a surrogate pair.
     """
 
     def literal(found: re.Match[str]) -> str:
@@ -53,7 +53,7 @@ def render(statement: str, parameters: Mapping[str, object]) -> str:
 
     try:
         return _PARAMETER.sub(literal, statement)
-    except psycopg.Error as exc:
+    except (psycopg.Error, UnicodeEncodeError) as exc:
         raise translate(exc, "query") from exc
 
 

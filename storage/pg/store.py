@@ -24,12 +24,14 @@ from storage.layout import AHEAD
 from storage.model import Session, Table, Tier, Window
 from storage.pg import claim, ingest, retention, rollups
 from storage.pg.connection import SESSION, borrow, connect, insist_direct, make_engine, parse_url, set_local
+from storage.pg.forks import is_lost
 from storage.pg.ids import Ids
 from storage.pg.provision import provisioned_for
 from storage.pg.series import Series, Server
 from storage.pg.snapshot import arrow_source, snapshot
 from storage.sqlstate import UNDEFINED, is_permanent, sqlstate_of, translate
 from storage.store import (
+    CLOSED,
     ArrowSource,
     Capability,
     Horizon,
@@ -41,6 +43,7 @@ from storage.store import (
     Snapshot,
     Store,
 )
+from storage.transactions import end, insist_open
 
 #: SQLSTATE of a statement that exceeded its deadline.
 QUERY_CANCELED = "57014"
@@ -102,6 +105,7 @@ class PgStore:
         return self._engine
 
     def close(self) -> None:
+        end(self._engine, CLOSED)
         self._drop_writer()
         self._arrow.close()
         self._engine.dispose()
@@ -184,7 +188,8 @@ class PgStore:
     @contextmanager
     def _writing(self, doing: str) -> Iterator[psycopg.Connection]:
         """Lend the writer's connection; after an error it is made anew, because its state is not known."""
-        if self._writer is None or self._writer.closed:
+        if self._writer is None or is_lost(self._writer):
+            insist_open(self._engine)
             self._drop_writer()
             self._writer = connect(self._url)
         try:
@@ -197,7 +202,8 @@ class PgStore:
     def _drop_writer(self) -> None:
         self._ids.forget()
         if self._writer is not None:
-            self._writer.close()
+            if not is_lost(self._writer):
+                self._writer.close()
             self._writer = None
 
     def claim_collector(self, name: str) -> None:
@@ -303,7 +309,7 @@ class PgStore:
                 connection.execute(text(set_local(_READING)))
                 answer = connection.execute(text(sql), dict(parameters or {}))
                 return Rows(columns=tuple(answer.keys()), rows=[tuple(row) for row in answer])
-        except SQLAlchemyError as exc:
+        except (SQLAlchemyError, UnicodeEncodeError) as exc:
             if sqlstate_of(exc) in UNDEFINED:
                 # Of a database without the schema that is what has to be said.
                 self.check_schema()

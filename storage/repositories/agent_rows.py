@@ -11,14 +11,16 @@ from typing import Any
 
 from sqlalchemy import Row, bindparam, delete, func, insert, select, true, update
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import flag_modified
 
 from storage.errors import SettingsError, StorageError, UnknownName
 from storage.model import UNKNOWN, AgentSpec
 from storage.models import Agent, AgentSchedule, Base
+from storage.names import is_name
+from storage.payloads import alike
 from storage.repositories.base import MAX_LISTED, pieces, unknown
 from storage.repositories.bulk import insert_alike
 from storage.slots import slot_offset_s
-from storage.specs import is_name
 
 _AGENTS = Base.metadata.tables[Agent.__tablename__]
 _SCHEDULES = Base.metadata.tables[AgentSchedule.__tablename__]
@@ -96,7 +98,7 @@ def one(session: Session, name: str, *, lock: bool = False) -> Agent:
     Raises:
         UnknownName: There is none; the message names those that are called alike.
     """
-    insist_name(session, name)
+    insist_name(name)
     statement = select(Agent).where(Agent.name == name)
     found = session.scalars(statement.with_for_update() if lock else statement).one_or_none()
     if found is None:
@@ -104,7 +106,7 @@ def one(session: Session, name: str, *, lock: bool = False) -> Agent:
     return found
 
 
-def insist_name(session: Session, name: str) -> None:
+def insist_name(name: object) -> None:
     """
     Insist that *name* can be that of an agent: some of what cannot, no database even takes.
 
@@ -112,7 +114,7 @@ def insist_name(session: Session, name: str) -> None:
         UnknownName: It cannot.
     """
     if not is_name(name):
-        raise unknown_agent(session, name)
+        raise UnknownName("agent", name, "expected the name of one")
 
 
 def unknown_agent(session: Session, name: str) -> UnknownName:
@@ -127,9 +129,10 @@ def agent_ids(session: Session, names: Iterable[str]) -> dict[str, int]:
     Raises:
         UnknownName: There is none of one of the names.
     """
-    wanted = list(dict.fromkeys(names))
-    for name in wanted:
-        insist_name(session, name)
+    given = list(names)
+    for name in given:
+        insist_name(name)
+    wanted = list(dict.fromkeys(given))
     found: dict[str, int] = {}
     for piece in pieces(wanted):
         listed = Agent.name.in_(piece)
@@ -168,14 +171,16 @@ def refuse_other_source(agent: Agent, spec: AgentSpec) -> None:
 
 def apply(agent: Agent, spec: AgentSpec) -> bool:
     """Make *agent* what *spec* says; tell whether that changed anything."""
-    before = (agent.state, *(getattr(agent, name) for name in _columns(spec)))
+    state = agent.state
     if agent.state == "retired" or agent.source_paused != spec.paused:
         agent.state = "paused" if spec.paused else "active"
         agent.retired_at = None
-    for name, value in _columns(spec).items():
-        if getattr(agent, name) != value:
-            setattr(agent, name, value)
-    return before != (agent.state, *(getattr(agent, name) for name in _columns(spec)))
+    changed = {name: value for name, value in _columns(spec).items() if not alike(getattr(agent, name), value)}
+    for name, value in changed.items():
+        setattr(agent, name, value)
+        # What Python takes for equal would not be written.
+        flag_modified(agent, name)
+    return bool(changed) or agent.state != state
 
 
 def retire(agent: Agent, now: datetime) -> None:

@@ -16,9 +16,11 @@ from typing import Any
 from sqlalchemy import Text, bindparam, cast, delete, select, text
 from sqlalchemy.orm import Session
 
-from storage.errors import DuplicateName, InputError, SettingsError
+from storage.errors import DuplicateName, InputError, SettingsError, UnknownName, quoted, shown
 from storage.model import MAX_AHEAD, AgentSpec, aware
-from storage.models import STATES, STATUSES, Agent, Base, Moment
+from storage.models import SOURCES, STATES, STATUSES, Agent, Base, Moment
+from storage.names import is_name
+from storage.payloads import MAX_INTEGER, check_filter, check_flag, check_name, several
 from storage.repositories.agent_rows import (
     AgentRecord,
     apply,
@@ -34,7 +36,7 @@ from storage.repositories.agent_rows import (
     retire,
     unknown_agent,
 )
-from storage.repositories.base import PAGE_SIZE, Page, Repository, check_limit, page_of, unknown
+from storage.repositories.base import PAGE_SIZE, Page, Repository, check_after, check_limit, page_of, unknown
 from storage.repositories.capabilities import Capabilities, capabilities_of, check_capabilities, put_capabilities
 from storage.specs import RESERVED_PREFIX, validate_spec
 from storage.sqlstate import translated
@@ -119,6 +121,7 @@ class AgentRepository(Repository):
 
     def list(self, *, include_retired: bool = False) -> list[AgentRecord]:
         """Return agents by name."""
+        check_flag("include_retired", include_retired)
 
         def work(session: Session) -> list[AgentRecord]:
             statement = select(Agent).order_by(Agent.name)
@@ -146,8 +149,9 @@ class AgentRepository(Repository):
             TransientStorageError: The database could not be reached.
         """
 
+        insist_name(name)
+
         def work(session: Session) -> AgentInfo:
-            insist_name(session, name)
             rows = session.connection().execute(_INFO, {"name": name}).all()
             if not rows:
                 raise unknown_agent(session, name)
@@ -178,12 +182,17 @@ class AgentRepository(Repository):
             after: What the page before says in its ``after``.
 
         Raises:
-            InputError: There is no such state or status, or *limit* is not the size of a page.
+            InputError: There is no such state or status, *type* or *capability* cannot be one, or *limit* is not the size
+                of a page.
             TransientStorageError: The database could not be reached.
         """
         check_limit(limit)
+        start = check_after(after, most=MAX_INTEGER)
         _insist_one_of("state", state, STATES)
         _insist_one_of("status", status, STATUSES)
+        check_filter("type", type)
+        check_filter("capability", capability)
+        check_flag("include_retired", include_retired)
         wanted = select(Agent, AgentHeartbeat.at).outerjoin(AgentHeartbeat, AgentHeartbeat.agent_id == Agent.id)
         if state is not None:
             wanted = wanted.where(Agent.state == state)
@@ -195,8 +204,8 @@ class AgentRepository(Repository):
         if capability is not None:
             able = select(AgentCapability.agent_id).where(AgentCapability.name == capability)
             wanted = wanted.where(Agent.id.in_(able))
-        if after is not None:
-            wanted = wanted.where(Agent.id > after)
+        if start:
+            wanted = wanted.where(Agent.id > start)
 
         def work(session: Session) -> Page[AgentInfo]:
             rows = session.execute(wanted.order_by(Agent.id).limit(limit + 1)).all()
@@ -243,10 +252,14 @@ class AgentRepository(Repository):
 
         Raises:
             SettingsError: A description is invalid, a name stands twice, or belongs to an agent of the other source.
+            InputError: There is no such *source*, or *specs* are something else.
             TransientStorageError: The database could not be reached.
         """
+        if source not in SOURCES:
+            raise InputError(f"source of agents is {quoted(source)}, expected one of {', '.join(SOURCES)}")
+        aware(now)
         wanted: dict[str, AgentSpec] = {}
-        for spec in specs:
+        for spec in several("specs", specs, AgentSpec):
             validate_spec(replace(spec, source=source))
             if spec.name in wanted:
                 raise SettingsError(f'agent "{spec.name}" stands twice in the agents to sync, expected each name once')
@@ -312,7 +325,8 @@ class AgentRepository(Repository):
             DuplicateName: The name is taken.
             TransientStorageError: The database could not be reached.
         """
-        [record] = self.add_many([spec], now, capabilities={} if capabilities is None else {spec.name: capabilities})
+        able = {} if capabilities is None else {spec.name: capabilities}
+        [record] = self._register(_described([spec]), able, now)
         return record
 
     def add_many(
@@ -329,40 +343,12 @@ class AgentRepository(Repository):
 
         Raises:
             SettingsError: A description is invalid.
-            InputError: The name or the details of a capability cannot be stored, or are of none of these agents.
+            InputError: The name or the details of a capability cannot be stored; *specs* are something else.
+            UnknownName: *capabilities* are of none of these agents.
             DuplicateName: A name is taken, or stands twice.
             TransientStorageError: The database could not be reached.
         """
-        wanted: dict[str, AgentSpec] = {}
-        for spec in specs:
-            validate_spec(replace(spec, source="api"))
-            if spec.name.startswith(RESERVED_PREFIX):
-                raise SettingsError(f'agent "{spec.name}": names with {RESERVED_PREFIX} in front are the daemons\' own')
-            if spec.name in wanted:
-                raise DuplicateName("agent", spec.name, "it stands twice in what is to be registered")
-            wanted[spec.name] = replace(spec, source="api")
-        able = capabilities or {}
-        for name, each in able.items():
-            if name not in wanted:
-                raise unknown("agent", name, wanted, otherwise="capabilities go with the agents that are registered")
-            check_capabilities(name, each)
-
-        def work(session: Session) -> list[AgentRecord]:
-            back = by_name(session, wanted)
-            for agent in back.values():
-                if agent.state != "retired":
-                    where = "settings file" if agent.source == "file" else "database"
-                    raise DuplicateName(
-                        "agent", agent.name, f"it comes from the {where}: retire it first or choose another name"
-                    )
-                apply(agent, wanted[agent.name])
-            reschedule(session, list(back.values()), now)
-            new = register(session, [spec for name, spec in wanted.items() if name not in back], now)
-            found = new | {name: record_of(agent) for name, agent in back.items()}
-            put_capabilities(session, {found[name].id: each for name, each in able.items()}, now)
-            return [found[name] for name in wanted]
-
-        return self._write("adding agents" if len(wanted) != 1 else "adding an agent", work)
+        return self._register(_described(specs), {} if capabilities is None else capabilities, now)
 
     def retire(self, name: str, now: datetime) -> AgentRecord:
         """
@@ -373,6 +359,7 @@ class AgentRepository(Repository):
             SettingsError: It comes from the settings file, and would come back with the next sync.
             TransientStorageError: The database could not be reached.
         """
+        aware(now)
 
         def work(session: Session) -> AgentRecord:
             agent = one(session, name, lock=True)
@@ -416,7 +403,9 @@ class AgentRepository(Repository):
             InputError: The name or the details of a capability cannot be stored.
             TransientStorageError: The database could not be reached.
         """
+        insist_name(name)
         check_capabilities(name, capabilities)
+        aware(now)
 
         def work(session: Session) -> None:
             agent = one(session, name, lock=True)
@@ -437,7 +426,10 @@ class AgentRepository(Repository):
             InputError: The name or the details cannot be stored.
             TransientStorageError: The database could not be reached.
         """
+        insist_name(name)
+        check_name(f'capability of agent "{name}"', capability)
         check_capabilities(name, {capability: details})
+        aware(now)
 
         def work(session: Session) -> None:
             agent = one(session, name, lock=True)
@@ -453,6 +445,8 @@ class AgentRepository(Repository):
             UnknownName: There is no such agent, or it has no such capability.
             TransientStorageError: The database could not be reached.
         """
+        if not is_name(capability):
+            raise UnknownName("capability", capability, "expected the name of one")
 
         def work(session: Session) -> None:
             agent = one(session, name, lock=True)
@@ -476,11 +470,14 @@ class AgentRepository(Repository):
 
         Raises:
             UnknownName: There is no such agent.
-            InputError: *at* is ahead of *now* by more than clocks differ: nothing older would count any more.
-            StorageError: The agent is retired, or a moment has no time zone.
+            InputError: *at* has no time zone, or is ahead of *now* by more than clocks differ: nothing older would count
+                any more.
+            StorageError: The agent is retired.
             TransientStorageError: The database could not be reached.
         """
-        moment = aware(now) if at is None else aware(at)
+        insist_name(name)
+        now = aware(now)
+        moment = now if at is None else aware(at, f'heartbeat of agent "{name}"')
         if moment > now + MAX_AHEAD:
             raise InputError(
                 f'heartbeat of agent "{name}" is dated {moment.isoformat()}, expected at most '
@@ -488,7 +485,6 @@ class AgentRepository(Repository):
             )
 
         def work(session: Session) -> None:
-            insist_name(session, name)
             if not session.connection().execute(_HEARTBEAT, {"name": name, "at": moment}).rowcount:
                 insist_not_retired(one(session, name))
 
@@ -496,7 +492,32 @@ class AgentRepository(Repository):
 
     # ---------------------------------------------------------------- inside
 
+    def _register(
+        self, wanted: Mapping[str, AgentSpec], able: Mapping[str, Capabilities], now: datetime
+    ) -> Sequence[AgentRecord]:
+        _check_able(wanted, able)
+        aware(now)
+
+        def work(session: Session) -> list[AgentRecord]:
+            back = by_name(session, wanted)
+            for agent in back.values():
+                if agent.state != "retired":
+                    where = "settings file" if agent.source == "file" else "database"
+                    raise DuplicateName(
+                        "agent", agent.name, f"it comes from the {where}: retire it first or choose another name"
+                    )
+                apply(agent, wanted[agent.name])
+            reschedule(session, list(back.values()), now)
+            new = register(session, [spec for name, spec in wanted.items() if name not in back], now)
+            found = new | {name: record_of(agent) for name, agent in back.items()}
+            put_capabilities(session, {found[name].id: each for name, each in able.items()}, now)
+            return [found[name] for name in wanted]
+
+        return self._write("adding agents" if len(wanted) != 1 else "adding an agent", work)
+
     def _switch(self, name: str, state: str, now: datetime) -> AgentRecord:
+        aware(now)
+
         def work(session: Session) -> AgentRecord:
             agent = one(session, name, lock=True)
             insist_not_retired(agent)
@@ -507,6 +528,30 @@ class AgentRepository(Repository):
         return self._write(f"setting an agent {state}", work)
 
 
+def _described(specs: Iterable[AgentSpec]) -> dict[str, AgentSpec]:
+    """Return *specs*, which are to be registered, by name."""
+    wanted: dict[str, AgentSpec] = {}
+    for spec in several("specs", specs, AgentSpec):
+        validate_spec(replace(spec, source="api"))
+        if spec.name.startswith(RESERVED_PREFIX):
+            raise SettingsError(f'agent "{spec.name}": names with {RESERVED_PREFIX} in front are the daemons\' own')
+        if spec.name in wanted:
+            raise DuplicateName("agent", spec.name, "it stands twice in what is to be registered")
+        wanted[spec.name] = replace(spec, source="api")
+    return wanted
+
+
+def _check_able(wanted: Mapping[str, AgentSpec], able: object) -> None:
+    """Insist that *able* says what agents of *wanted* can do."""
+    if not isinstance(able, Mapping):
+        raise InputError(f"capabilities are {shown(able)}, expected a mapping of agents to what each can do")
+    for name, each in able.items():
+        if name not in wanted:
+            insist_name(name)
+            raise unknown("agent", name, wanted, otherwise="capabilities go with the agents that are registered")
+        check_capabilities(name, each)
+
+
 def _insist_one_of(what: str, found: str | None, known: tuple[str, ...]) -> None:
     if found is not None and found not in known:
-        raise InputError(f'agents cannot be in {what} "{found}", expected one of {", ".join(known)}')
+        raise InputError(f"agents cannot be in {what} {quoted(found)}, expected one of {', '.join(known)}")

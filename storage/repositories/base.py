@@ -12,17 +12,19 @@ from typing import TypeVar, overload
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from storage.errors import InputError, PermanentStorageError, StaleVersion, TransientStorageError, UnknownName
+from storage.errors import InputError, PermanentStorageError, StaleVersion, TransientStorageError, UnknownName, shown
+from storage.payloads import MAX_ID, check_integer
 from storage.schema import require_head
 from storage.sqlstate import UNDEFINED, translated
-from storage.transactions import writing
+from storage.transactions import transaction, writing
 
 T = TypeVar("T")
 Item = TypeVar("Item")
 
 #: Two that make the same name at once (23505), or lock rows in opposite order (40P01), or change what the other has
-#: read (40001): the loser does it again and finds what the winner did.
-_RACES = ("23505", "40P01", "40001")
+#: read (40001), or of whom one refers to what the other takes away (23503): the loser does it again and finds what the
+#: winner did.
+_RACES = ("23505", "23503", "40P01", "40001")
 _TRIES = 5
 
 #: Values that one statement lists: SQLite takes 32,766 parameters, PostgreSQL 65,535.
@@ -54,7 +56,7 @@ class Repository:
     def _write(self, doing: str, work: Callable[[Session], T]) -> T:
         for left in reversed(range(_TRIES)):
             try:
-                with self._explained(doing), Session(self._writing, expire_on_commit=False) as session, session.begin():
+                with self._explained(doing), transaction(self._writing, doing) as session:
                     return work(session)
             except (PermanentStorageError, TransientStorageError) as exc:
                 if not left or exc.sqlstate not in _RACES:
@@ -125,8 +127,24 @@ def check_limit(limit: object) -> None:
     Raises:
         InputError: It is not.
     """
-    if not isinstance(limit, int) or not 1 <= limit <= MAX_PAGE_SIZE:
-        raise InputError(f"limit is {limit!r}, expected 1 to {MAX_PAGE_SIZE}: ask for the next page with after")
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MAX_PAGE_SIZE:
+        raise InputError(f"limit is {shown(limit)}, expected 1 to {MAX_PAGE_SIZE}: ask for the next page with after")
+
+
+def check_after(after: int | None, *, most: int = MAX_ID) -> int:
+    """
+    Return the id at which a page ends, behind which the next one begins; 0 is the start of a list, as ``None`` is.
+
+    Args:
+        most: What the column of ids holds.
+
+    Raises:
+        InputError: *after* is nothing that a page says.
+    """
+    if after is None:
+        return 0
+    check_integer("after", after, least=0, most=most)
+    return after
 
 
 def check_version(what: str, found: int, expected: int | None) -> None:
@@ -138,8 +156,12 @@ def check_version(what: str, found: int, expected: int | None) -> None:
 
     Raises:
         StaleVersion: It has another one.
+        InputError: *expected* is no version.
     """
-    if expected is not None and found != expected:
+    if expected is None:
+        return
+    check_integer(f"version of {what}", expected)
+    if found != expected:
         raise StaleVersion(what, found=found, expected=expected)
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Table, bindparam, text
 
+from storage.payloads import alike
+
 #: Values that one statement takes: SQLite allows 32,766, but thousands of rows go in twice as fast by a thousand values at a
 #: time, which is also what a compiled statement is kept for.
 _MAX_PARAMETERS = 1_000
@@ -32,7 +34,7 @@ def insert_alike(
     if len(rows) <= 1:
         return [row for each in rows for row in _insert_one(connection, table, each, returning)]
     first = rows[0]
-    common = [name for name, value in first.items() if all(row[name] == value for row in rows)]
+    common = [name for name, value in first.items() if all(alike(row[name], value) for row in rows)]
     # Something has to tell the rows apart, or there would be one.
     own = [name for name in first if name not in common] or [common.pop()]
     found: list[Row[Any]] = []

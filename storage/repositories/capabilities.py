@@ -12,7 +12,7 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
 from storage.errors import InputError
-from storage.payloads import check_name, check_payload
+from storage.payloads import alike, check_name, check_payload
 from storage.repositories.base import MAX_LISTED
 from storage.work_models import AgentCapability
 
@@ -65,7 +65,7 @@ def put_capabilities(session: Session, wanted: Mapping[int, Capabilities], now: 
             key = {"agent_id": agent_id, "name": name}
             if name not in known.get(agent_id, {}):
                 new.append({**key, "details": dict(details), "added_at": now})
-            elif known[agent_id][name] != details:
+            elif not alike(known[agent_id][name], details):
                 session.execute(update(AgentCapability).filter_by(**key).values(details=dict(details)))
     if new:
         session.execute(insert(AgentCapability), new)

@@ -14,11 +14,12 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, Select, literal, or_, select, union_all
+from sqlalchemy import ColumnElement, CompoundSelect, Select, func, literal, or_, select, union_all
 from sqlalchemy.orm import Session
 
-from storage.errors import InputError, LeaseLost, StorageError
+from storage.errors import InputError, LeaseLost, StorageError, shown
 from storage.models import Agent
+from storage.payloads import check_name, several
 from storage.repositories.agent_rows import insist_not_retired, unknown_agent
 from storage.repositories.references import task_title
 from storage.repositories.task_changes import change, move
@@ -34,9 +35,18 @@ _NONE = literal(0, literal_execute=True)
 MAX_LEASE = timedelta(days=366)
 #: Expired leases that one claim takes away: a few milliseconds, so that no worker does the tidying of all.
 RECOVERED_PER_CLAIM = 100
-#: Tasks of each type that are looked at for one that nobody else is about to get: more than workers that claim in the
-#: same moment. A limit for each type lets the index of each give its first ones.
+#: Tasks of each type that are looked at, at first, for one that nobody else is about to get: more than workers that claim
+#: in the same moment. A limit for each type lets the index of each give its first ones.
 _CANDIDATES = 64
+#: Times as many are looked at where all of these are somebody's, who cancels a large workflow for instance: a claim beside
+#: 2,000 that are held takes 12 ms, beside 50,000 a quarter of a second.
+_MORE_CANDIDATES = 16
+#: Types above which a claim first asks which ones there is anything of: 1 ms, and 0.8 ms for each type that is looked up.
+_FEW_TYPES = 32
+#: Types above which they are not looked up one by one. SQLite unites no more than 500.
+_MAX_UNITED = 100
+#: A statement of SQLite takes 32,766 parameters.
+MAX_TYPES = 10_000
 
 _REMEDY = "drop the work, another attempt counts"
 
@@ -58,8 +68,7 @@ def claim(session: Session, agent: str, types: Collection[str] | None, lease: ti
     wanted = capabilities if types is None else types
     if types is not None and not types:
         return None
-    statement = _ready(sorted(set(wanted)), now, _CANDIDATES).limit(1)
-    found = session.scalars(statement.with_for_update(of=Task, key_share=True, skip_locked=True)).first()
+    found = _first(session, sorted(set(wanted)), now)
     return None if found is None else _start(session, found, agent_id, lease, now)
 
 
@@ -121,7 +130,7 @@ def insist_lease(task: Task, lease: UUID, now: datetime) -> None:
     """
     if not isinstance(lease, UUID):
         raise InputError(
-            f"lease is {lease!r}, expected the UUID that came with the task: of a text make uuid.UUID(text)"
+            f"lease is {shown(lease)}, expected the UUID that came with the task: of a text make uuid.UUID(text)"
         )
     if task.state != TaskState.RUNNING:
         raise LeaseLost(f"{task_title(task)} is {task.state}, expected it to run under lease {lease}: {_REMEDY}")
@@ -151,20 +160,25 @@ def check_lease(duration: object) -> None:
         InputError: It cannot.
     """
     if not isinstance(duration, timedelta) or not timedelta(0) < duration <= MAX_LEASE:
-        raise InputError(
-            f"lease is {duration}, expected a timedelta of more than 0 s and at most {MAX_LEASE.days} days"
-        )
+        found = duration if isinstance(duration, timedelta) else shown(duration)
+        raise InputError(f"lease is {found}, expected a timedelta of more than 0 s and at most {MAX_LEASE.days} days")
 
 
-def check_types(types: Sequence[str] | None) -> None:
+def check_types(types: Sequence[str] | None) -> list[str] | None:
     """
-    Insist that *types* are several.
+    Return *types* as a list; ``None`` is any.
 
     Raises:
-        InputError: It is one text, whose characters would be taken for types.
+        InputError: They are no types, or more than 10,000.
     """
-    if isinstance(types, str):
-        raise InputError(f'types is "{types}", expected a list of types: write ["{types}"]')
+    if types is None:
+        return None
+    found = several("types", types, str)
+    if len(found) > MAX_TYPES:
+        raise InputError(f"types are {len(found):,}, expected at most {MAX_TYPES:,}: None is any")
+    for each in found:
+        check_name("type of a task", each)
+    return found
 
 
 def _worker(session: Session, agent: str) -> tuple[int, set[str]]:
@@ -181,24 +195,69 @@ def _worker(session: Session, agent: str) -> tuple[int, set[str]]:
     return rows[0][0].id, {name for name in capabilities if name is not None}
 
 
+def _first(session: Session, types: Sequence[str], now: datetime) -> Task | None:
+    """Return the first task that is ready and that nobody else is about to get, locked; no types are all."""
+    if len(types) > _FEW_TYPES:
+        types = sorted(set(types) & _waiting_types(session))
+        if not types:
+            return None
+    candidates = _CANDIDATES
+    while True:
+        statement = _ready(types, now, candidates).limit(1)
+        found = session.scalars(statement.with_for_update(of=Task, key_share=True, skip_locked=True)).first()
+        if found is not None or not 1 < len(types) <= _MAX_UNITED:
+            return found
+        # What was looked at is somebody's. Of types that have more than that, the next ones may be free.
+        first = _united(types, now, candidates).subquery()
+        types = sorted(session.scalars(select(first.c.type).group_by(first.c.type).having(func.count() == candidates)))
+        if not types:
+            return None
+        candidates *= _MORE_CANDIDATES
+
+
+def _waiting_types(session: Session) -> set[str]:
+    """Return the types of tasks that wait for a worker, due or not: the index is asked for one after the other."""
+    # In the order of its index, which no other one has.
+    least = (
+        select(Task.type)
+        .where(Task.state == _PENDING, Task.blocked_by == _NONE)
+        .order_by(Task.type, Task.priority, Task.id)
+        .limit(1)
+    )
+    found = select(least.scalar_subquery().label("type")).cte("found", recursive=True)
+    following = least.where(Task.type > found.c.type).scalar_subquery()
+    found = found.union_all(select(following).where(found.c.type.is_not(None)))
+    return set(session.scalars(select(found.c.type).where(found.c.type.is_not(None))))
+
+
 def _ready(types: Sequence[str], now: datetime, candidates: int) -> Select[Task]:
     """Return the statement of tasks that are ready, in the order in which they are given out; no types are all."""
     if not types:
         return select(Task).where(*_is_ready(now)).order_by(Task.priority, Task.id)
     if len(types) == 1:
         return select(Task).where(*_is_ready(now), Task.type == types[0]).order_by(Task.priority, Task.id)
-    # One index scan for each type, which ends at its first rows; "type IN (…)" would sort all that there are.
+    if len(types) > _MAX_UNITED:
+        return select(Task).where(*_is_ready(now), Task.type.in_(types)).order_by(Task.priority, Task.id)
+    first = _united(types, now, candidates).subquery()
+    # Said again of the row itself: it is looked at once more when it is locked.
+    return select(Task).join(first, first.c.id == Task.id).where(*_is_ready(now)).order_by(first.c.priority, first.c.id)
+
+
+def _united(types: Sequence[str], now: datetime, candidates: int) -> CompoundSelect[int, int, str]:
+    """
+    Return the statement of the first tasks of each type: id, priority and type.
+
+    That is one index scan for each, which ends at its first rows; "type IN (…)" would sort all that there are.
+    """
     each = [
-        select(Task.id, Task.priority)
+        select(Task.id, Task.priority, Task.type)
         .where(*_is_ready(now), Task.type == type_)
         .order_by(Task.priority, Task.id)
         .limit(candidates)
         .subquery()
         for type_ in types
     ]
-    first = union_all(*(select(one.c.id, one.c.priority) for one in each)).subquery()
-    # Said again of the row itself: it is looked at once more when it is locked.
-    return select(Task).join(first, first.c.id == Task.id).where(*_is_ready(now)).order_by(first.c.priority, first.c.id)
+    return union_all(*(select(one.c.id, one.c.priority, one.c.type) for one in each))
 
 
 def _is_ready(now: datetime) -> tuple[ColumnElement[bool], ...]:

@@ -12,15 +12,23 @@ from typing import Any, get_args
 from sqlalchemy import Row, select
 from sqlalchemy.orm import Session
 
-from storage.errors import InputError, UnknownName
+from storage.errors import InputError, quoted
 from storage.model import aware
 from storage.models import Base
-from storage.payloads import check_name, check_payload, check_text
+from storage.payloads import check_filter, check_name, check_payload, check_text, several
 from storage.repositories import message_pages
 from storage.repositories.agent_rows import agent_ids, insist_name
-from storage.repositories.base import PAGE_SIZE, Page, Repository, check_limit, check_version, page_of
+from storage.repositories.base import PAGE_SIZE, Page, Repository, check_after, check_limit, check_version, page_of
 from storage.repositories.message_pages import Direction
-from storage.repositories.references import WorkflowRef, chunks, find_task, find_workflow, is_id
+from storage.repositories.references import (
+    WorkflowRef,
+    chunks,
+    find_task,
+    find_workflow,
+    insist_id,
+    insist_workflow,
+    unknown_id,
+)
 from storage.states import MESSAGE, MessageState
 from storage.work_models import Message, MessageEvent, Task
 
@@ -107,9 +115,16 @@ class MessageRepository(Repository):
         Returns:
             The messages in the order of *specs*.
         """
-        wanted = list(specs)
+        wanted = several("specs", specs, MessageSpec)
         aware(now)
         for spec in wanted:
+            insist_name(spec.sender)
+            if spec.recipient is not None:
+                insist_name(spec.recipient)
+            if spec.workflow is not None:
+                insist_workflow(spec.workflow)
+            if spec.task is not None:
+                insist_id("task", spec.task)
             check_name("type of a message", spec.type)
             check_payload(f"payload of a message of type {spec.type}", spec.payload)
         if not wanted:
@@ -135,12 +150,13 @@ class MessageRepository(Repository):
         """
         aware(now)
         check_text("reason", reason)
+        insist_id("message", message_id)
 
         def work(session: Session) -> MessageRecord:
             wanted = select(Message).where(Message.id == message_id).with_for_update()
-            message = session.scalars(wanted).one_or_none() if is_id(message_id) else None
+            message = session.scalars(wanted).one_or_none()
             if message is None:
-                raise _unknown(message_id)
+                raise unknown_id("message", message_id)
             title = f"message {message.id} ({message.type})"
             check_version(title, message.version, version)
             MESSAGE.check(title, message.state, state)
@@ -169,6 +185,7 @@ class MessageRepository(Repository):
             UnknownName: There is none.
             TransientStorageError: The database could not be reached.
         """
+        insist_id("message", message_id)
         return self._read("reading a message", lambda session: _one(session, message_id))
 
     def history(self, message_id: int) -> list[MessageEvent]:
@@ -179,6 +196,7 @@ class MessageRepository(Repository):
             UnknownName: There is none.
             TransientStorageError: The database could not be reached.
         """
+        insist_id("message", message_id)
 
         def work(session: Session) -> list[MessageEvent]:
             _one(session, message_id)
@@ -209,11 +227,12 @@ class MessageRepository(Repository):
 
         Raises:
             UnknownName: There is no such agent or workflow.
-            InputError: There is no such direction or state, or *limit* is not the size of a page.
+            InputError: There is no such direction or state, *type* cannot be one, or *limit* is not the size of a page.
             TransientStorageError: The database could not be reached.
         """
+        insist_name(agent)
         if direction not in get_args(Direction):
-            raise InputError(f'direction is "{direction}", expected one of {", ".join(get_args(Direction))}')
+            raise InputError(f"direction is {quoted(direction)}, expected one of {', '.join(get_args(Direction))}")
         return self._page(direction, agent, state, type, workflow, limit, after)
 
     def of_workflow(
@@ -228,6 +247,7 @@ class MessageRepository(Repository):
         """
         Return messages about *workflow*, newest first, as many as *limit*; otherwise as ``of_agent``.
         """
+        insist_workflow(workflow)
         return self._page(None, None, state, type, workflow, limit, after)
 
     # ---------------------------------------------------------------- inside
@@ -243,18 +263,18 @@ class MessageRepository(Repository):
         after: int | None,
     ) -> Page[MessageRecord]:
         check_limit(limit)
+        start = check_after(after)
         MESSAGE.insist_state(state)
-        asked = {"agent": agent, "type": type, "after": after}
+        check_filter("type", type)
+        asked = {"agent": agent, "type": type, "after": start or None}
         parameters: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
         statement = message_pages.page(
-            direction, state, by_type=type is not None, by_workflow=workflow is not None, paged=after is not None
+            direction, state, by_type=type is not None, by_workflow=workflow is not None, paged=start > 0
         )
 
         def work(session: Session) -> Page[MessageRecord]:
             if workflow is not None:
                 parameters["workflow"] = find_workflow(session, workflow).id
-            if agent is not None:
-                insist_name(session, agent)
             rows = session.connection().execute(statement, {**parameters, "rows": limit + 1}).all()
             if agent is not None and not rows:
                 agent_ids(session, [agent])
@@ -307,23 +327,18 @@ def _add(session: Session, specs: Sequence[MessageSpec], now: datetime) -> list[
 
 def _insist_on_tasks(session: Session, task_ids: set[int]) -> None:
     known: set[int] = set()
-    for listed in chunks(filter(is_id, task_ids)):
+    for listed in chunks(task_ids):
         known.update(session.scalars(select(Task.id).where(Task.id.in_(listed))))
     for task_id in task_ids - known:
         find_task(session, task_id)
 
 
 def _one(session: Session, message_id: int) -> MessageRecord:
-    found = session.connection().execute(message_pages.one(), {"id": message_id}) if is_id(message_id) else None
-    row = None if found is None else found.one_or_none()
+    row = session.connection().execute(message_pages.one(), {"id": message_id}).one_or_none()
     if row is None:
-        raise _unknown(message_id)
+        raise unknown_id("message", message_id)
     return _record(row)
 
 
 def _record(row: Row[Any]) -> MessageRecord:
     return MessageRecord(**dict(zip(_FIELDS, row, strict=True)))
-
-
-def _unknown(message_id: int) -> UnknownName:
-    return UnknownName("message", message_id, "expected the id that a message got when it was kept")

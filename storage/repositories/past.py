@@ -4,18 +4,26 @@ Finished work that nobody needs any more: counted, and forgotten a little at a t
 A workflow goes with all of its tasks, once it and they have ended; a task without a workflow goes by itself; messages go
 by their age. A task that others still wait for stays, and so does what it belongs to. The owner of the tables alone may
 do this: workers cannot take back what they did.
+
+Workers go on meanwhile. What goes is locked, and then looked at once more: a statement that locks decides by what was
+there before it had the locks, and a retry or a new dependency may have come in between. Whatever somebody else has
+locked is left for the next time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Select, delete, exists, func, or_, select, update
-from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
+from sqlalchemy import Select, delete, func, select, update
+from sqlalchemy.orm import Session, aliased
 
+from storage.repositories import past_units
 from storage.repositories.base import Repository
-from storage.states import TASK, WORKFLOW
+from storage.repositories.past_units import Unit
+from storage.repositories.references import chunks
+from storage.states import TaskState
 from storage.work_models import (
     Message,
     MessageEvent,
@@ -30,10 +38,9 @@ from storage.work_models import (
 
 #: Rows of one kind that one transaction forgets: some thousands of rows in all, a fraction of a second.
 PURGE_ROWS = 500
-
-#: Failed ones are among them: whoever wants to try one again does so before its time is over.
-_ENDED_TASK = tuple(state for state in TASK.states() if state not in ("pending", "running"))
-_ENDED_WORKFLOW = tuple(state for state in WORKFLOW.states() if state not in ("pending", "running"))
+#: Tasks of workflows that one transaction forgets, but for a workflow that has more: on SQLite nobody else writes
+#: meanwhile.
+PURGE_TASKS = 5_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +83,12 @@ class PastWorkRepository(Repository):
 
             workflows = tasks = messages = 0
             if work_before is not None:
-                past = _past_workflows(work_before)
-                workflows = total(past)
-                within = select(Task.id).where(Task.workflow_id.in_(past))
-                tasks = total(within) + total(_past_tasks(work_before))
+                free = past_units.free_workflows(work_before)
+                tied = past_units.tied(session, work_before)
+                tied_tasks = past_units.sizes(session, tied).total() + sum(unit < 0 for unit in tied)
+                workflows = total(free) + sum(unit > 0 for unit in tied)
+                within = select(Task.id).where(Task.workflow_id.in_(free))
+                tasks = total(within) + total(past_units.free_tasks(work_before)) + tied_tasks
             if messages_before is not None:
                 messages = total(select(Message.id).where(Message.created_at < messages_before))
             return PastWork(workflows=workflows, tasks=tasks, messages=messages)
@@ -98,45 +107,46 @@ class PastWorkRepository(Repository):
         """
 
         def work(session: Session) -> PastWork:
-            messages = workflows = tasks = 0
+            messages = 0
             if messages_before is not None:
                 old = select(Message.id).where(Message.created_at < messages_before).order_by(Message.id)
-                messages = _forget_messages(session, _locked(session, old))
-            if work_before is not None:
-                going = _locked(session, _past_workflows(work_before).order_by(Workflow.id))
-                within = list(session.scalars(select(Task.id).where(Task.workflow_id.in_(going))))
-                tasks = _forget_tasks(session, within)
-                workflows = _forget_workflows(session, going)
-                lone = _locked(session, _past_tasks(work_before).order_by(Task.id))
-                tasks += _forget_tasks(session, lone)
-            return PastWork(workflows=workflows, tasks=tasks, messages=messages)
+                messages = _forget_messages(session, _unheld(session, old))
+            units = {} if work_before is None else _locked_units(session, work_before)
+            tasks = [task_id for ids in units.values() for task_id in ids]
+            workflows = [unit for unit in units if unit > 0]
+            _forget_tasks(session, tasks)
+            _forget_workflows(session, workflows)
+            return PastWork(workflows=len(workflows), tasks=len(tasks), messages=messages)
 
         return self._write("forgetting finished work", work)
 
 
-def _locked(session: Session, rows: Select[int]) -> list[int]:
+def _locked_units(session: Session, before: datetime) -> dict[Unit, list[int]]:
+    """Return some units that go now, locked, each with the ids of its tasks."""
+    workflows = _unheld(session, past_units.free_workflows(before).order_by(Workflow.id))
+    tasks = _unheld(session, past_units.free_tasks(before).order_by(Task.id))
+    units = {*_few(session, workflows), *(-task_id for task_id in tasks)}
+    if max(len(workflows), len(tasks)) < PURGE_ROWS:
+        # What waits for those is among them, or free.
+        units |= past_units.tied(session, before)
+    locked = past_units.lock(session, units)
+    going = past_units.leaving(session, locked, before)
+    return {unit: ids for unit, ids in locked.items() if unit in going}
+
+
+def _unheld(session: Session, rows: Select[int]) -> list[int]:
     """Return the ids of *rows* that nobody else is at, and keep others from changing them meanwhile."""
     return list(session.scalars(rows.limit(PURGE_ROWS).with_for_update(skip_locked=True)))
 
 
-def _past_workflows(before: datetime) -> Select[int]:
-    task = aliased(Task)
-    unfinished = exists().where(task.workflow_id == Workflow.id, or_(task.state.not_in(_ENDED_TASK), _awaited(task.id)))
-    return select(Workflow.id).where(Workflow.state.in_(_ENDED_WORKFLOW), Workflow.finished_at < before, ~unfinished)
-
-
-def _past_tasks(before: datetime) -> Select[int]:
-    return select(Task.id).where(
-        Task.workflow_id.is_(None), Task.state.in_(_ENDED_TASK), Task.finished_at < before, ~_awaited(Task.id)
-    )
-
-
-def _awaited(task_id: InstrumentedAttribute[int]) -> ColumnElement[bool]:
-    """Tell whether a task that has not ended depends on this one."""
-    waiting = aliased(Task)
-    return exists().where(
-        TaskDependency.depends_on == task_id, waiting.id == TaskDependency.task_id, waiting.state.not_in(_ENDED_TASK)
-    )
+def _few(session: Session, workflows: Sequence[int]) -> Sequence[int]:
+    """Return the first ones of *workflows*, one at least, that have no more than ``PURGE_TASKS`` tasks together."""
+    sizes, tasks = past_units.sizes(session, workflows), 0
+    for place, workflow_id in enumerate(workflows):
+        tasks += sizes[workflow_id]
+        if place and tasks > PURGE_TASKS:
+            return workflows[:place]
+    return workflows
 
 
 def _forget_messages(session: Session, ids: list[int]) -> int:
@@ -146,23 +156,44 @@ def _forget_messages(session: Session, ids: list[int]) -> int:
     return len(ids)
 
 
-def _forget_tasks(session: Session, ids: list[int]) -> int:
+def _forget_tasks(session: Session, ids: Collection[int]) -> None:
+    waited: set[int] = set()
     # A statement takes no more than 65,535 parameters, and one workflow may have more tasks than that.
-    for start in range(0, len(ids), PURGE_ROWS):
-        part = ids[start : start + PURGE_ROWS]
+    for part in chunks(ids):
         for model in (SubTask, TaskAssignment, TaskEvent):
             session.execute(delete(model).where(model.task_id.in_(part)))
-        session.execute(
-            delete(TaskDependency).where(or_(TaskDependency.task_id.in_(part), TaskDependency.depends_on.in_(part)))
+        session.execute(delete(TaskDependency).where(TaskDependency.task_id.in_(part)))
+        waited.update(
+            session.scalars(
+                delete(TaskDependency).where(TaskDependency.depends_on.in_(part)).returning(TaskDependency.task_id)
+            )
         )
         session.execute(update(Message).where(Message.task_id.in_(part)).values(task_id=None))
         session.execute(delete(Task).where(Task.id.in_(part)))
-    return len(ids)
+    _count_anew(session, waited.difference(ids))
 
 
-def _forget_workflows(session: Session, ids: list[int]) -> int:
-    if ids:
-        session.execute(delete(WorkflowEvent).where(WorkflowEvent.workflow_id.in_(ids)))
-        session.execute(update(Message).where(Message.workflow_id.in_(ids)).values(workflow_id=None))
-        session.execute(delete(Workflow).where(Workflow.id.in_(ids)))
-    return len(ids)
+def _count_anew(session: Session, ids: Collection[int]) -> None:
+    """Have tasks that are cancelled, the only ones that still count what is gone, count what is left."""
+    before = aliased(Task)
+    number = (
+        select(func.count())
+        .select_from(TaskDependency)
+        .join(before, before.id == TaskDependency.depends_on)
+        .where(TaskDependency.task_id == Task.id, before.state != TaskState.COMPLETED)
+        .scalar_subquery()
+    )
+    for part in chunks(ids):
+        session.execute(
+            update(Task)
+            .where(Task.id.in_(part), Task.blocked_by > 0)
+            .values(blocked_by=number, version=Task.version + 1),
+            execution_options={"synchronize_session": False},
+        )
+
+
+def _forget_workflows(session: Session, ids: list[int]) -> None:
+    for part in chunks(ids):
+        session.execute(delete(WorkflowEvent).where(WorkflowEvent.workflow_id.in_(part)))
+        session.execute(update(Message).where(Message.workflow_id.in_(part)).values(workflow_id=None))
+        session.execute(delete(Workflow).where(Workflow.id.in_(part)))

@@ -14,9 +14,9 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from storage.errors import StorageError, UnknownName
+from storage.names import is_name
 from storage.payloads import MAX_ID
 from storage.repositories.base import pieces, unknown
-from storage.specs import is_name
 from storage.states import WORKFLOW
 from storage.work_models import Task, Workflow
 
@@ -60,7 +60,7 @@ def find_workflow(session: Session, ref: WorkflowRef) -> Workflow:
     Raises:
         UnknownName: There is none; the message names those that are called alike.
     """
-    insist_workflow(session, ref)
+    insist_workflow(ref)
     named = Workflow.name == ref if isinstance(ref, str) else Workflow.id == ref
     found = session.scalars(select(Workflow).where(named)).one_or_none()
     if found is None:
@@ -68,15 +68,15 @@ def find_workflow(session: Session, ref: WorkflowRef) -> Workflow:
     return found
 
 
-def insist_workflow(session: Session, ref: WorkflowRef) -> None:
+def insist_workflow(ref: object) -> None:
     """
     Insist that *ref* can be a workflow's id or name: some of what cannot no database even compares with.
 
     Raises:
         UnknownName: It cannot.
     """
-    if not (is_name(ref) if isinstance(ref, str) else is_id(ref)):
-        raise _unknown_workflow(session, ref)
+    if not (is_id(ref) or is_name(ref)):
+        raise UnknownName("workflow", ref, "expected its name, or the id that it got when it was made")
 
 
 def keep_workflows(session: Session, refs: Iterable[WorkflowRef]) -> dict[WorkflowRef, Workflow]:
@@ -87,8 +87,10 @@ def keep_workflows(session: Session, refs: Iterable[WorkflowRef]) -> dict[Workfl
         UnknownName: There is none of one of them.
     """
     wanted = list(refs)
-    ids: dict[WorkflowRef, int] = {ref: ref for ref in wanted if not isinstance(ref, str) and is_id(ref)}
-    names = [ref for ref in wanted if isinstance(ref, str) and is_name(ref)]
+    for ref in wanted:
+        insist_workflow(ref)
+    ids: dict[WorkflowRef, int] = {ref: ref for ref in wanted if not isinstance(ref, str)}
+    names = [ref for ref in wanted if isinstance(ref, str)]
     for piece in pieces(names):
         listed = Workflow.name.in_(piece)
         ids |= {name: id_ for id_, name in session.execute(select(Workflow.id, Workflow.name).where(listed))}
@@ -182,6 +184,17 @@ def keep_tasks(session: Session, ids: Iterable[int]) -> dict[int, Task]:
     return found
 
 
+def insist_task(ref: object) -> None:
+    """
+    Insist that *ref* can be a task's id, or its name within a workflow.
+
+    Raises:
+        UnknownName: It cannot.
+    """
+    if not (is_id(ref) or is_name(ref)):
+        raise UnknownName("task", ref, "expected its id, or its name within the workflow")
+
+
 def is_id(value: object) -> bool:
     """Tell whether *value* can be the id of a row: other numbers no database even compares with."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_ID
@@ -218,8 +231,6 @@ def _locked(session: Session, model: type[Row], ids: Iterable[int], how: dict[st
 def _unknown_workflow(session: Session, ref: WorkflowRef) -> UnknownName:
     if not isinstance(ref, str):
         return unknown_id("workflow", ref)
-    if not is_name(ref):
-        return UnknownName("workflow", ref, "it cannot be a name")
     before = select(Workflow.name).where(Workflow.name < ref).order_by(Workflow.name.desc()).limit(_NEIGHBOURS)
     behind = select(Workflow.name).where(Workflow.name > ref).order_by(Workflow.name).limit(_NEIGHBOURS)
     newest = select(Workflow.name).order_by(Workflow.id.desc()).limit(_NEWEST)

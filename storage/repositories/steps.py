@@ -11,8 +11,9 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
 from storage.errors import DuplicateName, InputError, StorageError, UnknownName
+from storage.names import is_name
 from storage.repositories.base import unknown
-from storage.repositories.references import lock_task, task_title
+from storage.repositories.references import is_id, lock_task, task_title
 from storage.repositories.task_changes import step_values
 from storage.states import TASK, TaskState
 from storage.work_models import SubTask, Task
@@ -33,7 +34,9 @@ def set_state(session: Session, task_id: int, step: str | int, state: str, now: 
     """Take a step to *state*; see ``TaskRepository.set_subtask_state``."""
     task = _open(session, task_id)
     steps = _steps(session, task)
-    found = next((each for each in steps if step in (each.name, each.position)), None)
+    # True is 1, too, and nobody's position.
+    named = is_id(step) or is_name(step)
+    found = next((each for each in steps if named and step in (each.name, each.position)), None)
     if found is None:
         raise _unknown(task, step, steps)
     TASK.check(f"subtask {found.position} ({found.name}) of {task_title(task)}", found.state, state)

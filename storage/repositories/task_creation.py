@@ -4,7 +4,7 @@ New tasks, one or many, with their steps and dependencies: a handful of statemen
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from graphlib import CycleError, TopologicalSorter
@@ -13,15 +13,16 @@ from typing import Any
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
-from storage.errors import DependencyCycle, DuplicateName, InputError, UnknownName
+from storage.errors import DependencyCycle, DuplicateName, InputError, UnknownName, quoted
 from storage.model import aware
 from storage.payloads import check_integer, check_name, check_payload
 from storage.repositories.base import MAX_LISTED, pieces, unknown
 from storage.repositories.references import (
     WorkflowRef,
     chunks,
-    insist_id,
     insist_open,
+    insist_task,
+    insist_workflow,
     keep_tasks,
     keep_workflows,
 )
@@ -51,9 +52,9 @@ class TaskSpec:
     #: Not given out before this moment.
     due_at: datetime | None = None
     #: Ids, or names of tasks of the same workflow; those of the same call too, in whatever order.
-    depends_on: tuple[int | str, ...] = ()
+    depends_on: Sequence[int | str] = ()
     #: Names of its steps, in their order.
-    subtasks: tuple[str, ...] = ()
+    subtasks: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +73,7 @@ def check_specs(specs: Sequence[TaskSpec]) -> None:
 
     Raises:
         InputError: One of them cannot.
-        UnknownName: It depends on what is no id.
+        UnknownName: Its workflow, or what it depends on, is neither an id nor a name.
         DuplicateName: Two steps of a task would have the same name.
     """
     if len(specs) > MAX_BULK:
@@ -85,8 +86,10 @@ def check_specs(specs: Sequence[TaskSpec]) -> None:
         check_payload(f"payload of {what}", spec.payload)
         check_integer(f"priority of {what}", spec.priority)
         check_integer(f"max_attempts of {what}", spec.max_attempts, least=1)
+        if spec.workflow is not None:
+            insist_workflow(spec.workflow)
         if spec.due_at is not None:
-            aware(spec.due_at)
+            aware(spec.due_at, f"due_at of {what}")
         _insist_several(f"depends_on of {what}", spec.depends_on)
         _insist_several(f"subtasks of {what}", spec.subtasks)
         for name in spec.subtasks:
@@ -95,9 +98,8 @@ def check_specs(specs: Sequence[TaskSpec]) -> None:
             twice = next(name for name in spec.subtasks if spec.subtasks.count(name) > 1)
             raise DuplicateName("subtask", twice, f"{what} has each of them once")
         for before in spec.depends_on:
-            if not isinstance(before, str):
-                insist_id("task", before)
-            elif spec.workflow is None:
+            insist_task(before)
+            if isinstance(before, str) and spec.workflow is None:
                 raise InputError(f'{what} depends on "{before}" and has no workflow: say the id of the other task')
 
 
@@ -222,9 +224,10 @@ def _insist_no_cycle(specs: Sequence[TaskSpec], waiting: Sequence[_Waiting]) -> 
 
 
 def _insist_several(what: str, value: object) -> None:
-    # Its characters would be taken for names.
-    if isinstance(value, str):
-        raise InputError(f'{what} is "{value}", expected several: write ("{value}",)')
+    # The characters of a text would be taken for names, and what is only there once is gone when it has been checked.
+    if isinstance(value, str | bytes | bytearray | Mapping) or not isinstance(value, Collection):
+        example = f": write ({quoted(value)},)" if isinstance(value, str) else ""
+        raise InputError(f"{what} is {quoted(value)}, expected several{example}")
 
 
 def _shown(spec: TaskSpec) -> str:

@@ -19,16 +19,18 @@ from sqlalchemy.orm import Session
 
 from storage.errors import IllegalTransition, InputError
 from storage.model import aware
-from storage.payloads import check_integer, check_name, check_payload, check_text
+from storage.payloads import check_filter, check_integer, check_name, check_payload, check_text, several
 from storage.repositories import claims, dependencies, steps, task_pages
 from storage.repositories.agent_rows import agent_ids, insist_name
-from storage.repositories.base import PAGE_SIZE, Page, Repository, check_limit, check_version, page_of
+from storage.repositories.base import PAGE_SIZE, Page, Repository, check_after, check_limit, check_version, page_of
 from storage.repositories.claims import Recovered
 from storage.repositories.references import (
     WorkflowRef,
     find_task,
     find_workflow,
+    insist_id,
     insist_open,
+    insist_task,
     insist_workflow,
     keep_workflows,
     lock_task,
@@ -76,9 +78,9 @@ class TaskRepository(Repository):
 
         Raises:
             DependencyCycle: They would wait for each other.
-            InputError: As ``create``; or they are more than 10,000.
+            InputError: As ``create``; or they are something else, or more than 10,000.
         """
-        wanted = list(specs)
+        wanted = several("specs", specs, TaskSpec)
         check_specs(wanted)
         return self._write("making tasks", lambda session: create_tasks(session, wanted, aware(now)))
 
@@ -102,7 +104,7 @@ class TaskRepository(Repository):
         type: str | None = None,
         agent: str | None = None,
         limit: int = PAGE_SIZE,
-        after: int = 0,
+        after: int | None = None,
     ) -> Page[Task]:
         """
         Return tasks by id, as many as *limit*.
@@ -113,7 +115,7 @@ class TaskRepository(Repository):
 
         Raises:
             UnknownName: There is no such workflow or agent.
-            InputError: There is no such state, or *limit* is not the size of a page.
+            InputError: There is no such state, *type* cannot be one, or *limit* is not the size of a page.
             TransientStorageError: The database could not be reached.
         """
         TASK.insist_state(state)
@@ -126,7 +128,7 @@ class TaskRepository(Repository):
         type: str | None = None,
         since: datetime | None = None,
         limit: int = PAGE_SIZE,
-        after: int = 0,
+        after: int | None = None,
     ) -> Page[Task]:
         """
         Return tasks that have failed, by id, as many as *limit*.
@@ -137,10 +139,10 @@ class TaskRepository(Repository):
 
         Raises:
             UnknownName: There is no such workflow.
-            InputError: *limit* is not the size of a page.
+            InputError: *type* cannot be one, *since* has no time zone, or *limit* is not the size of a page.
             TransientStorageError: The database could not be reached.
         """
-        failed_since = None if since is None else aware(since)
+        failed_since = None if since is None else aware(since, "since")
         return self._page(workflow, limit, after, state=TaskState.FAILED, type=type, failed_since=failed_since)
 
     def ready(self, types: Sequence[str] | None = None, limit: int = PAGE_SIZE, *, now: datetime) -> Tasks:
@@ -151,14 +153,14 @@ class TaskRepository(Repository):
             types: Of these types; ``None`` is any.
 
         Raises:
-            InputError: *limit* is not the size of a page.
+            InputError: *types* are none, or *limit* is not the size of a page.
             TransientStorageError: The database could not be reached.
         """
         check_limit(limit)
-        claims.check_types(types)
-        if types is not None and not types:
+        asked = claims.check_types(types)
+        if asked is not None and not asked:
             return []
-        wanted = claims.ready(types or (), aware(now), limit)
+        wanted = claims.ready(asked, aware(now), limit)
         return self._read("reading tasks that are ready", lambda session: list(session.scalars(wanted)))
 
     def history(self, task_id: int) -> Rows[TaskEvent]:
@@ -198,13 +200,14 @@ class TaskRepository(Repository):
         Raises:
             UnknownName: There is no such agent.
             StorageError: The agent is retired.
-            InputError: *lease* is none, or above a year.
+            InputError: *types* are none, or *lease* is nothing or above a year.
             TransientStorageError: The database could not be reached.
         """
-        claims.check_types(types)
+        insist_name(agent)
+        asked = claims.check_types(types)
         claims.check_lease(lease)
         aware(now)
-        return self._write("claiming a task", lambda session: claims.claim(session, agent, types, lease, now))
+        return self._write("claiming a task", lambda session: claims.claim(session, agent, asked, lease, now))
 
     def assign(self, task_id: int, agent: str, *, lease: timedelta | None, now: datetime) -> Task:
         """
@@ -220,6 +223,7 @@ class TaskRepository(Repository):
             InputError: *lease* is nothing, or above a year.
             TransientStorageError: The database could not be reached.
         """
+        insist_name(agent)
         if lease is not None:
             claims.check_lease(lease)
         aware(now)
@@ -297,10 +301,13 @@ class TaskRepository(Repository):
             InputError: *result* or *reason* cannot be stored, or do not belong there; nobody is named who would run it.
             TransientStorageError: The database could not be reached.
         """
+        insist_id("task", task_id)
         check_text("reason", reason)
         check_payload(f"result of task {task_id}", result)
+        if agent is not None:
+            insist_name(agent)
         aware(now)
-        if result is not None and state not in (TaskState.COMPLETED, TaskState.FAILED):
+        if result is not None and state in TASK.states() and state not in (TaskState.COMPLETED, TaskState.FAILED):
             raise InputError(f"task {task_id} gets a result and is to be {state}, expected completed or failed")
         if state == TaskState.RUNNING and agent is None:
             raise InputError(f"task {task_id} is to run, expected the agent that begins with it: name it or claim")
@@ -350,13 +357,14 @@ class TaskRepository(Repository):
             UnknownName: There is no such task.
             IllegalTransition: It has not failed.
             StorageError: Its workflow has ended for good.
-            InputError: *priority* or *reason* cannot be stored.
+            InputError: *priority*, *due_at* or *reason* cannot be stored.
             TransientStorageError: The database could not be reached.
         """
+        insist_id("task", task_id)
         check_text("reason", reason)
         if priority is not None:
             check_integer(f"priority of task {task_id}", priority)
-        changes: dict[str, Any] = {"due_at": None if due_at is None else aware(due_at)}
+        changes: dict[str, Any] = {"due_at": None if due_at is None else aware(due_at, f"due_at of task {task_id}")}
         if priority is not None:
             changes["priority"] = priority
         aware(now)
@@ -401,6 +409,7 @@ class TaskRepository(Repository):
             InputError: *result* cannot be stored, or does not belong there.
             TransientStorageError: The database could not be reached.
         """
+        insist_id("task", task_id)
         check_payload(f"result of a subtask of task {task_id}", result)
         aware(now)
         return self._write(
@@ -433,6 +442,7 @@ class TaskRepository(Repository):
             InputError: It is named and there is no workflow to look in.
             TransientStorageError: The database could not be reached.
         """
+        insist_task(depends_on)
         return self._write("adding a dependency", lambda session: dependencies.add(session, task_id, depends_on))
 
     def dependencies(self, task_id: int) -> Tasks:
@@ -459,26 +469,40 @@ class TaskRepository(Repository):
 
     # ---------------------------------------------------------------- inside
 
-    def _page(self, workflow: WorkflowRef | None, limit: int, after: int, **asked: object) -> Page[Task]:
+    def _page(
+        self,
+        workflow: WorkflowRef | None,
+        limit: int,
+        after: int | None,
+        *,
+        type: str | None,
+        agent: str | None = None,
+        **asked: object,
+    ) -> Page[Task]:
         check_limit(limit)
-        parameters = {name: value for name, value in asked.items() if value is not None}
+        check_filter("type", type)
         if workflow is not None:
-            parameters["workflow" if isinstance(workflow, str) else "workflow_id"] = workflow
+            insist_workflow(workflow)
+        if agent is not None:
+            insist_name(agent)
+        given = {
+            "workflow" if isinstance(workflow, str) else "workflow_id": workflow,
+            "type": type,
+            "agent": agent,
+            **asked,
+        }
+        parameters = {name: value for name, value in given.items() if value is not None}
         statement = task_pages.page(frozenset(parameters))
-        agent = parameters.get("agent")
+        start = {"after": check_after(after), "rows": limit + 1}
 
         def work(session: Session) -> Page[Task]:
-            if workflow is not None:
-                insist_workflow(session, workflow)
-            if agent is not None:
-                insist_name(session, str(agent))
-            rows = session.scalars(statement, {**parameters, "after": after, "rows": limit + 1}).all()
+            rows = session.scalars(statement, parameters | start).all()
             if not rows:
                 # Nothing to show, or nowhere to look: most calls need no second round trip to tell.
                 if workflow is not None:
                     find_workflow(session, workflow)
                 if agent is not None:
-                    agent_ids(session, [str(agent)])
+                    agent_ids(session, [agent])
             return page_of(rows, limit, lambda task: task.id)
 
         return self._read("reading tasks", work)

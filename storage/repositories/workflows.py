@@ -16,12 +16,13 @@ from sqlalchemy.orm import Session
 
 from storage.errors import DuplicateName, InputError
 from storage.model import aware
-from storage.payloads import check_name, check_payload, check_text
+from storage.payloads import check_filter, check_name, check_payload, check_text, several
 from storage.repositories.base import (
     MAX_LISTED,
     PAGE_SIZE,
     Page,
     Repository,
+    check_after,
     check_limit,
     check_version,
     page_of,
@@ -88,10 +89,10 @@ class WorkflowRepository(Repository):
             The workflows in the order of *specs*.
 
         Raises:
-            InputError: As ``create``; or they are more than 10,000.
+            InputError: As ``create``; or they are something else, or more than 10,000.
             DuplicateName: A name is taken, or stands twice.
         """
-        wanted = list(specs)
+        wanted = several("specs", specs, WorkflowSpec)
         _check_specs(wanted)
         aware(now)
 
@@ -126,7 +127,7 @@ class WorkflowRepository(Repository):
         return self._read("reading a workflow", lambda session: find_workflow(session, workflow))
 
     def list(
-        self, *, state: str | None = None, type: str | None = None, limit: int = PAGE_SIZE, after: int = 0
+        self, *, state: str | None = None, type: str | None = None, limit: int = PAGE_SIZE, after: int | None = None
     ) -> Page[Workflow]:
         """
         Return workflows by id, as many as *limit*.
@@ -135,12 +136,13 @@ class WorkflowRepository(Repository):
             after: What the page before says in its ``after``.
 
         Raises:
-            InputError: There is no such state, or *limit* is not the size of a page.
+            InputError: There is no such state, *type* cannot be one, or *limit* is not the size of a page.
             TransientStorageError: The database could not be reached.
         """
         check_limit(limit)
         WORKFLOW.insist_state(state)
-        wanted = select(Workflow).where(Workflow.id > after)
+        check_filter("type", type)
+        wanted = select(Workflow).where(Workflow.id > check_after(after))
         for column, value in ((Workflow.state, state), (Workflow.type, type)):
             if value is not None:
                 wanted = wanted.where(column == value)

@@ -74,7 +74,9 @@ def test_database_without_schema_says_so(empty_database_url: str) -> None:
             lambda: manager.store.query("SELECT name FROM agents"),
         )
         for call in asked:
-            with pytest.raises(SchemaMismatch, match='run "fleetpulse db upgrade"'):
+            with pytest.raises(
+                SchemaMismatch, match=r'run "fleetpulse db upgrade" or call DatabaseManager.create_schema\(\)$'
+            ):
                 call()
         manager.create_schema()
         with pytest.raises(TransientStorageError, match="query failed"):
@@ -155,6 +157,46 @@ def test_closed_manager_says_so(database_url: str) -> None:
         _ = manager.store
     with pytest.raises(StorageError, match="database is closed"), manager.session():
         pass
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_closed_database_stays_closed(database_url: str, in_memory: bool) -> None:
+    """Whoever uses a service or a store whose database was closed is told: nothing is connected or written again."""
+    manager = DatabaseManager("sqlite://" if in_memory else database_url)
+    manager.create_schema()
+    store, service = manager.store, PersistenceService(manager)
+    service.register_agent("a")
+    service.update_agent_metrics("a", {"n": 1})
+    manager.close()
+    asked: tuple[Callable[[], object], ...] = (
+        service.get_workflows,
+        lambda: service.create_workflow("w"),
+        lambda: service.claim_next_task("a"),
+        lambda: service.update_agent_metrics("a", {"n": 1}),
+        lambda: store.query("SELECT 1"),
+        store.provision,
+        service.close,
+    )
+    for call in asked:
+        with pytest.raises(StorageError, match="database is closed: open it again") as raised:
+            call()
+        assert type(raised.value) is StorageError
+    store.close()
+    if not in_memory:
+        with DatabaseManager(database_url) as other:
+            assert other.store.query("SELECT count(*) FROM workflows").rows == [(0,)]
+
+
+def test_closed_service_writes_no_measurements(manager: DatabaseManager) -> None:
+    """Its session has ended and is not opened again; everything else needs none, and goes on."""
+    with PersistenceService(manager, name="orders") as service:
+        service.register_agent("a")
+        service.update_agent_metrics("a", {"n": 1})
+    with pytest.raises(StorageError, match="service orders is closed: make another PersistenceService"):
+        service.update_agent_metrics("a", {"n": 1})
+
+    assert manager.store.query("SELECT count(*), count(ended_at) FROM collector_sessions").rows == [(1, 1)]
+    assert service.get_workflows().after is None
 
 
 def test_clock_is_the_database_s(store: Store) -> None:

@@ -4,6 +4,7 @@ A database that cannot take a batch now: nothing of the batch is there, nothing 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -12,21 +13,26 @@ from pathlib import Path
 import pytest
 from psycopg import sql
 from sqlalchemy import text
+from sqlalchemy.orm import Session
 
 from rollups.policy import RetentionPolicy
 from rollups.refresh import refresh_all
 from rollups.retention import Verdict, apply
 from rollups.verify import verify
 from storage import deadlines
-from storage.batch import Batch
+from storage.batch import Batch, WriteResult
+from storage.database import DatabaseManager
 from storage.deadlines import Deadline
-from storage.errors import TransientStorageError
+from storage.errors import DuplicateName, OutcomeUnknown, PermanentStorageError, TransientStorageError, UnknownName
 from storage.model import ROLLUPS, AgentSpec, Loss, Outcome, Table, Tier, Transition
+from storage.models import Host
 from storage.open import open_store
 from storage.repositories import AgentRepository
+from storage.service import PersistenceService
 from storage.sqlite import SqliteStore
 from storage.store import Capability, Store
 from storage.transactions import writing
+from storage.work_models import AgentCapability
 from tests.batches import NOON, Spool, every
 from tests.daemon.conditions import eventually
 from tests.faults import Relay, administer, full, read_only, unprivileged
@@ -254,7 +260,67 @@ def test_lost_answer_to_a_commit_is_no_second_batch(store: Store, database_url: 
     assert verify(store, LATER).holds
 
 
+@pytest.mark.needs(Capability.SEVERAL_WRITERS)
+def test_lost_answer_to_a_commit_is_told_apart(store: Store, database_url: str) -> None:
+    """A link that breaks before a commit has done nothing; in the middle of one it may have: whoever asks is told which."""
+    relay = Relay(database_url)
+    try:
+        with DatabaseManager(relay.url) as remote, PersistenceService(remote) as service:
+            service.register_agent("a")
+            service.update_agent_metrics("a", {"n": 0})
+            relay.cut_at(b"BEGIN\0")
+            with pytest.raises(TransientStorageError) as before:
+                service.create_workflow("w")
+            nothing = store.query("SELECT count(*) FROM workflows").rows
+            relay.cut_at(b"COMMIT\0")
+            with pytest.raises(OutcomeUnknown, match="not known whether it was done, look before you repeat") as lost:
+                service.create_workflow("w")
+            with pytest.raises(DuplicateName):
+                service.create_workflow("w")
+            relay.cut_at(b"COMMIT\0")
+            with pytest.raises(OutcomeUnknown), remote.session() as session:
+                session.add(Host(name="h", created_at=NOON))
+            relay.cut_at(b"COMMIT\0")
+            written = service.update_agent_metrics("a", {"n": 1, "bad": math.nan})
+    finally:
+        relay.close()
+
+    assert type(before.value) is TransientStorageError
+    assert nothing == [(0,)]
+    assert lost.value.sqlstate is None
+    assert store.query("SELECT name FROM hosts").rows == [("h",)]
+    assert written == WriteResult(accepted=1, rejected={"not_finite": 1})
+    assert store.query("SELECT value FROM agent_metrics ORDER BY value").rows == [(0.0,), (1.0,)]
+
+
 # ---------------------------------------------------------------- others at work
+
+
+def test_row_that_was_taken_away_meanwhile_is_looked_for_again(store: Store) -> None:
+    """Whoever refers to a row that is gone does it again and says what is missing; what goes on failing comes out as it is."""
+    repository, tries = AgentRepository(store.engine), [0, 0]
+
+    def refer(session: Session) -> None:
+        session.add(AgentCapability(agent_id=404, name="read", details={}, added_at=NOON))
+        session.flush()
+
+    def look(session: Session) -> None:
+        tries[0] += 1
+        if tries[0] == 1:
+            refer(session)
+        raise UnknownName("agent", "gone", "register it first")
+
+    def insist(session: Session) -> None:
+        tries[1] += 1
+        refer(session)
+
+    with pytest.raises(UnknownName):
+        repository._write("looking", look)
+    with pytest.raises(PermanentStorageError) as refused:
+        repository._write("insisting", insist)
+
+    assert refused.value.sqlstate == "23503"
+    assert tries == [2, 5]
 
 
 def test_two_refreshers_share_a_backlog(store: Store, database_url: str) -> None:

@@ -331,10 +331,16 @@ def test_unknown_agent_is_named(store: Store) -> None:
     assert store.query("SELECT name FROM agents").rows == [("alpha",)]
 
 
+NOT_TEXT: list[object] = [5, ["x"], {}, False]
 #: What is no batch, and what is said of it.
 MALFORMED: list[tuple[object, str]] = [
     ([], "is array, expected a uuid, a number from 1 on and an object"),
-    ({"samples": []}, "batch has samples, expected client .at most 2000 bytes., checks, agent_samples, system_samples"),
+    (
+        {"samples": []},
+        "batch has samples, expected client .text of at most 2000 bytes., checks, agent_samples, system_samples",
+    ),
+    ({"client": {"a": 1}}, "batch has client of type object"),
+    ({"client": 5}, "batch has client of type number"),
     ({"client": ""}, "batch has client of 0 bytes"),
     ({"checks": {}}, "checks is object, expected an array"),
     ({"checks": [1]}, r"checks\[0\] is number, expected an object"),
@@ -355,6 +361,36 @@ MALFORMED: list[tuple[object, str]] = [
     ({"agent_samples": [sample(kind="counter", value=-1)]}, "has a counter with -1, expected the increase, 0 or more"),
     ({"agent_samples": [sample(labels={"k": 1})]}, 'has labels {"k": 1}, expected an object of text'),
     ({"agent_samples": [sample(labels=["k"])]}, "expected an object of text"),
+    *(
+        ({"agent_samples": [sample(labels={"k": value})]}, "expected an object of text")
+        for value in (["x"], [], [["x"]], {"a": "b"}, None, True)
+    ),
+    *(
+        ({"agent_samples": [sample(), sample(value=value)]}, rf"agent_samples\[1\] has value {said}, expected a number")
+        for value, said in (("1", '"1"'), ("0x10", '"0x10"'), ("nan", '"nan"'), (True, "true"), ([1], r"\[1\]"))
+    ),
+    *(
+        ({"agent_samples": [sample(**{field: value})]}, f"has {field} .*, expected text")
+        for field in ("agent", "metric", "unit", "kind", "ts")
+        for value in NOT_TEXT
+    ),
+    *(
+        (
+            {"system_samples": [{"host": host, "metric": "m", "ts": NOON.isoformat(), "value": 1}]},
+            "has host .*, expected te",
+        )
+        for host in NOT_TEXT
+    ),
+    *(
+        ({"checks": [{"agent": "alpha", "ts": NOON.isoformat(), "outcome": "healthy", **more}]}, message)
+        for more, message in (
+            ({"reason": {"a": 1}}, 'has reason {"a": 1}, expected text'),
+            ({"latency_ms": "1e2"}, 'has latency_ms "1e2", expected a number'),
+            ({"late_ms": False}, "has late_ms false, expected a number"),
+            ({"http_status": "200"}, 'has http_status "200", expected a number'),
+            ({"http_status": "NaN"}, 'has http_status "NaN", expected a number'),
+        )
+    ),
     (
         {"checks": [{"agent": "alpha", "ts": NOON.isoformat(), "outcome": "fine"}]},
         "has outcome fine, expected healthy, ",

@@ -18,7 +18,7 @@ import pytest
 from rollups.refresh import refresh_all
 from rollups.verify import verify
 from storage.batch import Batch, WriteResult
-from storage.errors import InputError, TransientStorageError, UnknownName
+from storage.errors import InputError, StorageError, TransientStorageError, UnknownName
 from storage.model import Loss, Outcome, Table, Tier, to_us
 from storage.open import open_store
 from storage.recorder import HealthCheck, Recorder, Sample
@@ -199,14 +199,18 @@ def test_rows_of_many_days_are_batches_of_a_day(store: Store, recorder: Recorder
 
 
 def test_lost_answer_is_no_second_row(store: Store, recorder: Recorder) -> None:
-    """A try whose answer is lost is made again at once; the database knows the batch, and the call has done its work."""
+    """A try whose answer is lost is made again at once; the database knows the batch, and the call says what it did."""
     faulty = Faulty(store, answers=True)
     recorder = Recorder(faulty, clock=lambda: NOON)
     faulty.failures = 1
-    result = recorder.agent_metrics("alpha", {"tokens": 5}, kind="counter")
+    values = {"tokens": 5, "calls": 1, "bad": math.nan, "worse": math.inf, "huge": 1e300}
+    result = recorder.agent_metrics("alpha", values, kind="counter")
+    faulty.failures = 1
+    none = recorder.health_check("alpha", "healthy", latency_ms=1e39)
 
-    assert result.replayed
-    assert [value for *_, value in read(store, AGENTS)] == [5.0]
+    assert result == WriteResult(accepted=2, rejected={"not_finite": 2, "out_of_range": 1})
+    assert none == WriteResult(accepted=0, rejected={"not_finite": 1})
+    assert [value for *_, value in read(store, AGENTS)] == [1.0, 5.0]
 
 
 @pytest.mark.parametrize("answers", [True, False])
@@ -230,9 +234,9 @@ def test_call_that_failed_can_be_made_again(store: Store, recorder: Recorder, an
     third = recorder.agent_metrics("alpha", {"tokens": 5}, kind="counter")
     found = [(ts, value) for ts, *_, value in read(store, AGENTS)]
 
-    assert again.replayed is answers
+    assert (again.accepted, again.replayed) == (1, answers)
     # Of the second call, one day had got through when it failed, or none.
-    assert more.accepted == (1 if answers else 2)
+    assert (more.accepted, more.replayed) == (2, False)
     assert not third.replayed
     assert sorted(found) == [(NOON if answers else clock.now, 5.0), (clock.now, 5.0), (clock.now, 6.0)]
     assert len(read(store, HOSTS)) == 2
@@ -309,6 +313,16 @@ def test_clients_do_not_pass_for_a_collector(store: Store, recorder: Recorder) -
     assert over == [False]
     assert store.query("SELECT status FROM agents WHERE name = 'alpha'").rows == [("unknown",)]
     assert store.query("SELECT count(*) FROM status_events").rows == [(0,)]
+
+
+def test_closed_recorder_says_so(store: Store, recorder: Recorder) -> None:
+    """After its end a client records nothing any more, and no second session is opened for it."""
+    recorder.health_check("alpha", "healthy")
+    recorder.close()
+    with pytest.raises(StorageError, match="recorder orders is closed: make another one"):
+        recorder.health_check("alpha", "healthy")
+
+    assert store.query("SELECT count(*), count(ended_at) FROM collector_sessions").rows == [(1, 1)]
 
 
 @pytest.mark.needs(Capability.SEVERAL_WRITERS)

@@ -435,7 +435,7 @@ def _bad(service: PersistenceService) -> list[tuple[Callable[[], object], type[F
         (lambda: service.extend_lease(task, uuid4()), LeaseLost, "task"),
         (lambda: service.claim_next_task("anne"), UnknownName, "did you mean ann"),
         (lambda: service.claim_next_task("ann", lease=timedelta(0)), InputError, "lease"),
-        (lambda: service.claim_next_task("ann", lease="5m"), InputError, "lease is 5m, expected a timedelta"),  # type: ignore[arg-type]  # on purpose
+        (lambda: service.claim_next_task("ann", lease="5m"), InputError, "lease is '5m', expected a timedelta"),  # type: ignore[arg-type]  # on purpose
         (lambda: service.extend_lease(task, str(uuid4())), InputError, "expected the UUID"),  # type: ignore[arg-type]  # likewise
         (lambda: service.assign_task(task, "anne"), UnknownName, "did you mean ann"),
         (lambda: service.retry_task(task), IllegalTransition, "pending"),

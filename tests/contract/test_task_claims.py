@@ -23,12 +23,14 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import select
 
 from storage import schema
 from storage.errors import IllegalTransition, InputError, LeaseLost, StorageError, UnknownName
 from storage.open import open_store
-from storage.repositories import Recovered, TaskSpec
+from storage.repositories import Recovered, TaskSpec, claims
 from storage.store import Capability, Store
+from storage.work_models import Task
 from tests import claimers
 from tests.claimers import Note, agent_name, read_notes
 from tests.daemon.conditions import eventually
@@ -77,6 +79,33 @@ def test_types(desk: Desk) -> None:
         desk.tasks.claim("ann", "xy", lease=LEASE, now=desk.now)
     with pytest.raises(InputError, match="expected a list of types"):
         desk.tasks.ready("xy", now=desk.now)
+
+
+@pytest.mark.parametrize("asked", [40, 2_000])
+def test_many_types(desk: Desk, asked: int) -> None:
+    """However many types a worker asks for or is capable of, and there is anything of, it gets the first of all of them."""
+    types = [f"t{number}" for number in range(asked)]
+    there = min(asked, 120)
+    desk.tasks.create_many([TaskSpec(type=type_) for type_ in types[:there]], desk.now)
+    desk.task("later", type="t3", priority=0, due_at=desk.now + MINUTE)
+    desk.task("first", type=types[-1], priority=1)
+    desk.task("other", type="other", priority=2)
+    add_capabilities(desk.store, "bob", *types[:1_000])
+    ready = desk.tasks.ready(types, 3, now=desk.now)
+
+    assert [(task.type, task.name) for task in ready] == [(types[-1], "first"), ("t0", None), ("t1", None)]
+    assert desk.claimed("ann", *types).name == "first"
+    assert [desk.claimed("bob").type for _ in range(2)] == ["t0", "t1"]
+    assert desk.claim("ann", *(f"none{number}" for number in range(asked))) is None
+    desk.wait()
+    assert desk.claimed("bob").name == "later"
+    assert desk.claimed().name == "other"
+
+
+def test_too_many_types(desk: Desk) -> None:
+    """More types than a statement can list are refused in these words."""
+    with pytest.raises(InputError, match="types are 10,001, expected at most 10,000: None is any"):
+        desk.tasks.ready([f"t{number}" for number in range(10_001)], now=desk.now)
 
 
 def test_capabilities(desk: Desk) -> None:
@@ -322,6 +351,23 @@ def test_claims_do_not_wait(desk: Desk) -> None:
         assert desk.claim("bob", "a") is None
         assert desk.claim("bob", "a", "b") is None
     assert desk.claimed("bob").name == "a"
+
+
+@pytest.mark.needs(Capability.SEVERAL_WRITERS)
+@pytest.mark.parametrize("among", [2, 40, 120], ids=lambda among: f"{among} types")
+def test_claims_look_behind_what_is_held(desk: Desk, monkeypatch: pytest.MonkeyPatch, among: int) -> None:
+    """Somebody who holds many tasks, as who cancels a workflow does, hides none of those behind them."""
+    monkeypatch.setattr(claims, "_CANDIDATES", 2)
+    monkeypatch.setattr(claims, "_MORE_CANDIDATES", 2)
+    types = [f"t{number}" for number in range(among)]
+    made = desk.tasks.create_many([TaskSpec(type=type_, priority=1) for type_ in types[:2] * 9], desk.now)
+    rest = desk.tasks.create_many([TaskSpec(type=type_, priority=2) for type_ in types[2:]], desk.now)
+    held = [task.id for task in (*made[:-1], *rest)]
+    with desk.store.engine.connect() as connection:
+        connection.execute(select(Task.id).where(Task.id.in_(held)).with_for_update(key_share=True))
+        assert desk.claimed("bob", *types).id == made[-1].id
+        assert desk.claim("bob", *types) is None
+    assert desk.claimed("bob", *types).id == made[0].id
 
 
 def test_threads_that_share_a_repository(desk: Desk) -> None:

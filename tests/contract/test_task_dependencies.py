@@ -153,7 +153,7 @@ def test_circles_are_refused(desk: Desk) -> None:
     desk.workflows.create("w", now=desk.now)
     names = [f"t{number}" for number in range(40)]
     made = desk.tasks.create_many(
-        [TaskSpec(type="t", name=n, workflow="w", depends_on=names[max(0, k - 1) : k]) for k, n in enumerate(names)],  # type: ignore[arg-type]  # a list does as well
+        [TaskSpec(type="t", name=n, workflow="w", depends_on=names[max(0, k - 1) : k]) for k, n in enumerate(names)],
         desk.now,
     )
     # A detour, which is no part of the shortest circle.

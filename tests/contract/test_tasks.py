@@ -197,7 +197,7 @@ BAD: dict[str, tuple[TaskSpec, type[FleetpulseError], str]] = {
         InputError,
         'depends on "old" and has no workflow',
     ),
-    "text for several": (replace(GOOD, name="x", depends_on="old"), InputError, 'is "old", expected several'),  # type: ignore[arg-type]  # the mistake
+    "text for several": (replace(GOOD, name="x", depends_on="old"), InputError, 'is "old", expected several'),
     "empty name": (replace(GOOD, name=""), InputError, "name of a task is '', expected 1 to 200 characters"),
     "long name": (replace(GOOD, name="x" * 201), InputError, "name of a task is 'xxx"),
     "name with line break": (replace(GOOD, name="a\nb"), InputError, r"name of a task is 'a\\nb'"),

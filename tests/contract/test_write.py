@@ -21,6 +21,7 @@ from storage.open import open_store
 from storage.pg.store import PgStore
 from storage.store import Capability, Store
 from tests.batches import NOON, Spool, every
+from tests.faults import reconnect
 from tests.tampering import refuse
 
 MINUTE = timedelta(minutes=1)
@@ -404,7 +405,7 @@ def test_claim_takes_over_from_its_own_lost_connection(store: Store) -> None:
 def test_identity_is_that_of_the_database(store: Store, database_url: str) -> None:
     """The identity is the same over connections and stores, and names a part of its own for what may change."""
     first = store.server_identity()
-    store.close()
+    reconnect(store)
     other = open_store(database_url)
     try:
         second = other.server_identity()

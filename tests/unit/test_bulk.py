@@ -54,6 +54,13 @@ def test_what_is_common_and_what_is_not(memory: Store) -> None:
     ]
 
 
+def test_what_python_takes_for_equal_is_not_common(memory: Store) -> None:
+    """1 and true are equal to Python, and not the same labels."""
+    rows = [host("a") | {"labels": {"k": 1}}, host("b") | {"labels": {"k": True}}, host("c") | {"labels": {"k": 1.0}}]
+
+    assert [row[1] for row in inserted(memory, rows)] == ['{"k": 1}', '{"k": true}', '{"k": 1.0}']
+
+
 def test_one_and_none(memory: Store) -> None:
     """One row, or none, is no special case for the caller."""
     assert inserted(memory, []) == []

@@ -32,7 +32,7 @@ SAMPLE: dict[str, Any] = {"agent": "a", "metric": "m", "value": 1, "at": NOON}
         ({"outcome": "Healthy"}, 'outcome of agent "a" is "Healthy", expected one of healthy, degraded'),
         ({"http_status": 1_000}, "is 1000, expected 0 .none. to 999"),
         ({"latency_ms": -1}, 'latency of agent "a" is -1 ms, expected 0 or more'),
-        ({"latency_ms": "fast"}, "\"latency_ms\" is 'fast', expected a number"),
+        ({"latency_ms": "fast"}, "latency of agent \"a\" is 'fast', expected a number"),
     ],
 )
 def test_check_that_is_none(change: dict[str, Any], message: str) -> None:
@@ -44,10 +44,10 @@ def test_check_that_is_none(change: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"agent": ""}, 'has agent "" and host "", expected the name of one of them'),
+        ({"agent": ""}, "has agent '' and host '', expected the name of one of them"),
         ({"host": "h"}, 'has agent "a" and host "h", expected the name of one of them'),
         ({"kind": "gauges"}, 'kind of "m" is "gauges", expected gauge or counter'),
-        ({"value": None}, "\"m\" is 'None', expected a number"),
+        ({"value": None}, '"m" is None, expected a number'),
         ({"value": "1"}, "\"m\" is '1', expected a number"),
         ({"value": -1, "kind": "counter"}, "has -1, expected the increase since the last sample, 0 or more"),
         ({"labels": {"k": 1}}, "label of \"m\" is 'k': 1, expected text for text"),

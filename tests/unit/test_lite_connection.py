@@ -20,8 +20,10 @@ from storage.deadlines import Deadline
 from storage.errors import CapabilityMissing, PermanentStorageError, SettingsError, TransientStorageError
 from storage.lite import connection as lite
 from storage.lite.connection import borrow, make_engine, parse_url, read_transaction, write_transaction
+from storage.lite.forks import TURNS
 from storage.sqlstate import translated
 from storage.transactions import writing
+from tests.daemon.conditions import eventually
 
 #: Long enough for whoever gets the lock in the end, short enough to wait for one that is never given.
 PATIENT = Deadline(statement_ms=60_000, lock_ms=60_000)
@@ -278,6 +280,40 @@ def test_second_writer_waits_for_the_first(engine: Engine) -> None:
 
     assert seen == 1
     assert rows(engine) == 2
+
+
+def test_writers_of_a_process_take_turns_in_order(engine: Engine) -> None:
+    """Whoever came first writes first, whichever way they came."""
+    turns = engine.get_execution_options()[TURNS]
+    with ThreadPoolExecutor(6) as pool:
+        with write_transaction(engine, "first", PATIENT):
+            done = []
+            for number in range(1, 7):
+                way = write if number % 2 else write_by_sqlalchemy
+                statement = f"INSERT INTO t VALUES ({number})"  # noqa: S608  # numbers of our own
+                done.append(pool.submit(way, engine, statement, deadline=PATIENT))
+                eventually(lambda number=number: len(turns._waiting) == number, "the writer to stand in line")  # type: ignore[misc]  # bound now
+        for each in done:
+            each.result(60)
+    with read_transaction(engine, "reading") as connection:
+        found = [number for (number,) in connection.execute("SELECT n FROM t ORDER BY rowid")]
+
+    assert found == [1, 2, 3, 4, 5, 6]
+
+
+def test_writer_waits_for_another_process_s(file: Engine, tmp_path: Path) -> None:
+    """Who shares no turns waits until the file is free, and writes then."""
+    other = make_engine(f"sqlite:///{tmp_path / 'test.db'}")
+    with ThreadPoolExecutor(1) as pool:
+        with write_transaction(other, "first", PATIENT) as connection:
+            waiting = pool.submit(write, file, "INSERT INTO t VALUES (1)", deadline=PATIENT)
+            eventually(lambda: file.get_execution_options()[TURNS]._holder, "the turn to be taken")
+            connection.execute("INSERT INTO t VALUES (2)")
+            assert not waiting.done()
+        waiting.result(60)
+    other.dispose()
+
+    assert rows(file) == 2
 
 
 def test_writer_that_waits_too_long_is_told(engine: Engine) -> None:

@@ -10,7 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.model import DOWN, ROLLUPS, UNOBSERVED, UP, Outcome, Table, Tier, Window, ceil, floor, from_us, to_us
+from storage.errors import InputError
+from storage.model import (
+    DOWN,
+    ROLLUPS,
+    UNOBSERVED,
+    UP,
+    Outcome,
+    Table,
+    Tier,
+    Window,
+    aware,
+    ceil,
+    floor,
+    from_us,
+    to_us,
+)
 
 MOMENTS = st.datetimes(datetime(1971, 1, 1), datetime(2199, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001  # hypothesis adds the zone
 
@@ -55,6 +70,24 @@ def test_window_buckets_cover_other_zones() -> None:
         "2026-01-01T06:30:00+05:30",
     ]
     assert next(iter(window.buckets(timedelta(hours=1)))) == datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def test_aware_is_utc() -> None:
+    """A moment of any zone is answered in UTC; what is none, has no zone or lies beyond the calendar is named."""
+    east, west = timezone(timedelta(hours=5)), timezone(timedelta(hours=-5))
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+
+    assert aware(now) is now
+    assert aware(now.astimezone(east)).isoformat() == "2026-01-01T00:00:00+00:00"
+    for moment, message in (
+        (now.replace(tzinfo=None), "due_at 2026-01-01T00:00:00 has no time zone, expected aware UTC: add tzinfo=UTC"),
+        (datetime.max.replace(tzinfo=west), "due_at 9999-.* is out of range, expected the years 1 to 9999 in UTC"),
+        (datetime.min.replace(tzinfo=east), "due_at 0001-.* is out of range, expected the years 1 to 9999 in UTC"),
+        (0, "due_at is 0, expected an aware datetime in UTC"),
+        (now.date(), r"due_at is datetime.date\(2026, 1, 1\), expected an aware datetime in UTC"),
+    ):
+        with pytest.raises(InputError, match=message):
+            aware(moment, "due_at")  # type: ignore[arg-type]  # on purpose
 
 
 def test_every_outcome_is_in_one_group() -> None:

@@ -5,6 +5,7 @@ What may be handed over to be stored.
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections import UserDict
 from datetime import date
 from decimal import Decimal
@@ -18,10 +19,12 @@ from storage.payloads import (
     MAX_PAYLOAD_BYTES,
     MAX_PAYLOAD_DEPTH,
     MAX_TEXT_CHARS,
+    alike,
     check_integer,
     check_name,
     check_payload,
     check_text,
+    several,
 )
 
 JSON = st.recursive(
@@ -98,6 +101,40 @@ def test_depth() -> None:
             check_payload("payload", value)
 
 
+def test_what_is_shared_counts_as_often_as_it_stands_there() -> None:
+    """What would fill all memory as JSON is refused before anybody writes it."""
+
+    def shared(part: object, times: int, levels: int = 1) -> object:
+        for _ in range(levels):
+            part = [part] * times
+        return part
+
+    for value in (shared(0, 10, 7), shared("x" * 900_000, 10_000), shared(10**4_000, 50_000), shared({}, 10**6)):
+        with pytest.raises(InputError, match="payload has more than 1,000,000 bytes as JSON, expected at most"):
+            check_payload("payload", value)
+
+
+def test_places_cost_nothing_until_they_are_told() -> None:
+    """Many parts below a long key take no more memory to look at than they have."""
+    value = {"k" * 50_000: [0] * 20_000}
+    tracemalloc.start()
+    try:
+        check_payload("payload", value)
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert most_bytes < 10_000_000
+
+
+def test_place_of_a_long_key_is_short() -> None:
+    """A message names the place, not the whole payload."""
+    with pytest.raises(InputError, match=r"^payload at kkk.*\[3\] holds the character NUL") as caught:
+        check_payload("payload", {"k" * 50_000: [0, 0, 0, "\0"]})
+
+    assert len(str(caught.value)) < 300
+
+
 @pytest.mark.parametrize("name", ["a", "x" * 200, "näme with spaces", "a/b:c", "任务"])
 def test_names_that_are_taken(name: str) -> None:
     """Names are for people."""
@@ -125,6 +162,30 @@ def test_text() -> None:
     ):
         with pytest.raises(InputError, match=message):
             check_text("reason", value)
+
+
+def test_what_is_written_alike() -> None:
+    """Python's equals are not those of JSON; the order of keys says nothing."""
+    assert alike({"a": [1, {"b": None}], "c": "d"}, {"c": "d", "a": [1, {"b": None}]})
+    assert alike("a", "a")
+    assert not alike("a", "b")
+    for first, second in (([1], [True]), ({"a": 1}, {"a": 1.0}), ({"a": [{"b": 0}]}, {"a": [{"b": False}]}), ([], {})):
+        assert not alike(first, second)
+        assert not alike(second, first)
+
+
+def test_several() -> None:
+    """Whatever can be gone through is a list, but for what would come apart into letters or keys."""
+    assert several("types", (each for each in "ab"), str) == ["a", "b"]
+
+    for values, message in (
+        ("ab", r'types is "ab", expected a list of types: write \["ab"\]'),
+        (None, "types is None, expected a list of types"),
+        ({"a": 1}, "types is {'a': 1}, expected a list of types"),
+        (["a", 5], r"types\[1\] is 5, expected text"),
+    ):
+        with pytest.raises(InputError, match=message):
+            several("types", values, str)
 
 
 def test_whole_numbers() -> None:

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from storage.errors import PermanentStorageError, TransientStorageError
-from storage.sqlstate import is_permanent, sqlstate_of, translate, translated
+from storage.sqlstate import is_permanent, one_line, sqlstate_of, translate, translated
 
 TABLES = """
 CREATE TABLE parents (id INTEGER PRIMARY KEY);
@@ -138,6 +138,18 @@ def test_every_code_has_a_meaning() -> None:
     permanent = {name.split("_")[1] for name, state in named.items() if is_permanent(state)}
 
     assert permanent == {"CONSTRAINT", "MISMATCH", "TOOBIG"}
+
+
+def test_what_drivers_say_is_one_line() -> None:
+    """libpq begins a line with a tab where a new sentence begins; other lines go on."""
+    said = 'connection to server at "h" failed: Connection refused\n\tIs the server running on that host?\n'
+
+    assert (
+        one_line(OSError(said))
+        == 'connection to server at "h" failed: Connection refused. Is the server running on that host?'
+    )
+    assert one_line(ValueError("key is taken\nDETAIL:  Key (a)=(1)")) == "key is taken DETAIL: Key (a)=(1)"
+    assert one_line(KeyboardInterrupt()) == "KeyboardInterrupt"
 
 
 def test_errors_of_sqlalchemy_are_seen_through() -> None:

@@ -22,6 +22,7 @@ DECLARE
     lists CONSTANT text[] := ARRAY['checks', 'agent_samples', 'system_samples'];
     tables CONSTANT text[] := ARRAY['health_checks', 'agent_metrics', 'system_metrics'];
     entity CONSTANT text[] := ARRAY['agent', 'agent', 'host'];
+    numbers CONSTANT text[] := ARRAY['value', 'latency_ms', 'late_ms', 'http_status'];
     offered jsonb[] := ARRAY[]::jsonb[];
     known text[];
     needed text[];
@@ -57,9 +58,17 @@ BEGIN
             USING ERRCODE = 'invalid_transaction_state';
     END IF;
     SELECT k INTO wrong FROM jsonb_object_keys($3) AS k WHERE k <> ALL (lists || ARRAY['client']) ORDER BY k LIMIT 1;
-    IF FOUND OR octet_length(client) NOT BETWEEN 1 AND {key_bytes} THEN
-        RAISE EXCEPTION 'batch has %, expected client (at most {key_bytes} bytes), %',
-            coalesce(wrong, 'client of ' || octet_length(client) || ' bytes'), array_to_string(lists, ', ')
+    IF FOUND
+        OR jsonb_typeof($3 -> 'client') NOT IN ('string', 'null')
+        OR octet_length(client) NOT BETWEEN 1 AND {key_bytes}
+    THEN
+        RAISE EXCEPTION 'batch has %, expected client (text of at most {key_bytes} bytes), %',
+            coalesce(
+                wrong,
+                'client of type ' || nullif(jsonb_typeof($3 -> 'client'), 'string'),
+                'client of ' || octet_length(client) || ' bytes'
+            ),
+            array_to_string(lists, ', ')
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     FOR code IN 1..3 LOOP
@@ -85,6 +94,7 @@ BEGIN
                        WHEN EXISTS (SELECT FROM unnest(needed) AS k WHERE e.item ->> k IS NULL) THEN (
                            SELECT 'has no ' || min(k) FROM unnest(needed) AS k WHERE e.item ->> k IS NULL
                        )
+                       WHEN t.said IS NOT NULL THEN t.said
                        WHEN e.item ->> 'ts' !~* {moment} THEN
                            'has ts ' || (e.item ->> 'ts') || ', expected ISO 8601 with a time zone'
                        WHEN NOT (e.item ->> 'ts')::timestamptz >= {start} OR NOT (e.item ->> 'ts')::timestamptz < {end} THEN
@@ -100,12 +110,25 @@ BEGIN
                        WHEN e.item ->> 'kind' = 'counter' AND (e.item ->> 'value')::numeric < 0 THEN
                            'has a counter with ' || (e.item ->> 'value') || ', expected the increase, 0 or more'
                        WHEN jsonb_typeof(e.item -> 'labels') NOT IN ('object', 'null')
-                           OR e.item @? '$.labels.* ? (@.type() <> "string")' THEN
+                           -- Strictly: otherwise the members of an array are looked at, and not the array.
+                           OR e.item @? 'strict $.labels.* ? (@.type() <> "string")' THEN
                            'has labels ' || left(e.item ->> 'labels', 100) || ', expected an object of text'
                        WHEN code = 3 AND octet_length(e.item ->> 'host') NOT BETWEEN 1 AND {key_bytes} THEN
                            'has a host of ' || octet_length(e.item ->> 'host') || ' bytes, expected 1 to {key_bytes}'
                    END AS wrong
             FROM jsonb_array_elements(offered[code]) WITH ORDINALITY AS e (item, place)
+            LEFT JOIN LATERAL (
+                SELECT 'has ' || p.key || ' ' || left(p.value::text, 100) || ', expected '
+                           || CASE WHEN p.key = ANY (numbers) THEN 'a number' ELSE 'text' END AS said
+                FROM jsonb_each(CASE jsonb_typeof(e.item) WHEN 'object' THEN e.item ELSE '{{}}' END) AS p
+                WHERE CASE
+                    WHEN p.key = ANY (numbers) THEN jsonb_typeof(p.value) NOT IN ('number', 'null')
+                        AND (p.key = 'http_status' OR p.value NOT IN ('"NaN"', '"Infinity"', '"-Infinity"'))
+                    ELSE p.key <> 'labels' AND jsonb_typeof(p.value) NOT IN ('string', 'null')
+                END
+                ORDER BY p.key
+                LIMIT 1
+            ) AS t ON true
         ) AS c
         WHERE c.wrong IS NOT NULL
         ORDER BY c.place
