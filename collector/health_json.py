@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 
 from collector.config import Limits
 from collector.series import Parsed, Series, refusal, ucum
+from collector.sizes import in_words
 from storage.model import Kind, MetricKey, Outcome
 
 #: What the words of the three dialects mean, in lower case. Elasticsearch and its kin say it in colours.
@@ -64,7 +65,7 @@ class HealthReader:
             The samples; the outcome that the status stands for, ``None`` where it says nothing; the reason.
         """
         if len(body) > JSON_BYTES:
-            return Parsed(error=f"json over the limit of {JSON_BYTES} bytes", rejected={"body_limit": 1}), None, ""
+            return Parsed(error=f"json over the limit of {in_words(JSON_BYTES)}", rejected={"body_limit": 1}), None, ""
         try:
             # The standard library takes UTF-8, -16 and -32, which is what JSON may be.
             document = json.loads(body)

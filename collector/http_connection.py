@@ -19,6 +19,7 @@ from typing import cast
 import httptools
 
 from collector.config import Limits
+from collector.sizes import in_words
 from storage.errors import FleetpulseError
 from storage.model import Outcome
 
@@ -329,7 +330,7 @@ class Connection(asyncio.Protocol):
         self._chunks.append(data)
 
     def _over(self) -> None:
-        self._fail(Outcome.ERROR, f"body over the limit of {self._limits.body_bytes} bytes", refused="body_limit")
+        self._fail(Outcome.ERROR, f"body over the limit of {in_words(self._limits.body_bytes)}", refused="body_limit")
 
     def _unpack(self, data: bytes) -> bytes | None:
         parts: list[bytes] = []

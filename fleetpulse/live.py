@@ -21,8 +21,8 @@ from rich.table import Table
 from rich.text import Text
 
 from collector.snapshot import Snapshot, Trouble
-from reports.render import duration, plain, status_text
-from storage.model import DOWN, Outcome, Transition
+from reports.render import duration, plain, several, status_text
+from storage.model import DOWN, UNKNOWN, Outcome, Transition
 
 #: Pictures per second: snapshots come twice a second.
 FRAMES_PER_S = 4
@@ -143,14 +143,14 @@ def _agents(snapshot: Snapshot, width: int) -> Text:
 
 
 def _counted(snapshot: Snapshot, order: Sequence[str], counts: Mapping[str, int]) -> Text:
-    line = Text.assemble(("agents    ", "bold"), f"{snapshot.agents}")
+    line = Text.assemble(("agents    ", "bold"), f"{snapshot.agents:,}")
     symbol = ""
     for status in order:
         if not counts.get(status):
             continue
         text = Text("✖ down", style="red") if status == "down" else status_text(status)
         # Ways of being down share a symbol: said once, more of them fit.
-        line.append("  ").append_text(text[2:] if text.plain[0] == symbol else text).append(f" {counts[status]}")
+        line.append("  ").append_text(text[2:] if text.plain[0] == symbol else text).append(f" {counts[status]:,}")
         symbol = text.plain[0]
     return line
 
@@ -165,7 +165,7 @@ def _polls(snapshot: Snapshot) -> Text:
     )
     skipped = snapshot.slots.get(Outcome.SKIPPED.label, 0)
     if skipped or snapshot.lost_slots:
-        line.append(f"  {skipped} skipped, {snapshot.lost_slots} lost", style="yellow")
+        line.append(f"  {skipped:,} skipped, {snapshot.lost_slots:,} lost", style="yellow")
     return line
 
 
@@ -173,20 +173,21 @@ def _spool(snapshot: Snapshot) -> Text:
     spool = snapshot.spool
     line = Text.assemble(
         ("spool     ", "bold"),
-        f"{spool.rows:,} rows in {_several(spool.batches, 'batch', 'batches')} wait  "
+        f"{several(spool.rows, 'row')} in {several(spool.batches, 'batch', 'batches')} {_waits(spool.rows)}  "
         f"{spool.size_bytes / 1024**2:.1f} of {snapshot.spool_max_bytes / 1024**2:,.0f} MiB",
     )
     if spool.oldest_us and spool.batches:
         line.append(f"  oldest {duration(max(0.0, (snapshot.now_us - spool.oldest_us) / 1e6))}")
     if spool.dropped_rows:
-        line.append(f"  {spool.dropped_rows:,} rows dropped", style="red")
+        line.append(f"  {several(spool.dropped_rows, 'row')} dropped", style="red")
     return line
 
 
 def _database(snapshot: Snapshot) -> Text:
     writer = snapshot.writer
     symbol, style = {"up": ("●", "green"), "down": ("✖", "red")}.get(writer.state, ("?", "yellow"))
-    line = Text.assemble(("database  ", "bold"), (f"{symbol} {writer.state}", style), f"  {writer.rows:,} rows written")
+    written = f"  {several(writer.rows, 'row')} written"
+    line = Text.assemble(("database  ", "bold"), (f"{symbol} {writer.state}", style), written)
     if writer.batches:
         line.append(f", last batch {writer.last_ms:.0f} ms")
     if writer.rejected:
@@ -209,10 +210,17 @@ def _troubled(snapshot: Snapshot, room: int, width: int) -> list[Text]:
     headings = ("not healthy", "status", "for", "latency", f"reason{_more(hidden - len(rows))}")
     cells: list[tuple[Text, ...]] = []
     for each in rows:
-        since = duration((snapshot.now_us - each.since_us) / 1e6) if each.since_us else "–"
+        since = _since(snapshot, each)
         latency = "–" if math.isnan(each.latency_ms) else f"{each.latency_ms:.1f} ms"
         cells.append((_said(each.agent), status_text(each.status), Text(since), Text(latency), _said(each.reason)))
     return _drawn(headings, cells, width)
+
+
+def _since(snapshot: Snapshot, trouble: Trouble) -> str:
+    """Return how long an agent has been as it is; what it was before the run has lasted longer than that."""
+    if trouble.since_us:
+        return duration((snapshot.now_us - trouble.since_us) / 1e6)
+    return "–" if trouble.status == UNKNOWN else f"> {duration((snapshot.now_us - snapshot.started_us) / 1e6)}"
 
 
 def _transitions(transitions: tuple[Transition, ...], room: int, width: int) -> list[Text]:
@@ -269,12 +277,12 @@ def _said(text: str) -> Text:
     return Text(plain(text))
 
 
-def _several(n: int, one: str, more: str) -> str:
-    return f"{n:,} {one if n == 1 else more}"
+def _waits(n: int) -> str:
+    return "waits" if n == 1 else "wait"
 
 
 def _more(n: int) -> str:
-    return f"  (and {n} more)" if n > 0 else ""
+    return f"  (and {n:,} more)" if n > 0 else ""
 
 
 def _cropped(line: Text, width: int) -> Text:
@@ -298,15 +306,19 @@ def summary(snapshot: Snapshot, *, flags: str = "", where: str = "", psql: bool 
     )
     spool = snapshot.spool
     lost = snapshot.lost_slots
-    waiting = f"{spool.rows:,} rows wait in the spool" if spool.rows else "nothing waits in the spool"
-    dropped = f", {spool.dropped_rows:,} rows dropped from it" if spool.dropped_rows else ""
+    waiting = (
+        f"{several(spool.rows, 'row')} {_waits(spool.rows)} in the spool"
+        if spool.rows
+        else "nothing waits in the spool"
+    )
+    dropped = f", {several(spool.dropped_rows, 'row')} dropped from it" if spool.dropped_rows else ""
     refused = f", {snapshot.writer.rejected:,} refused" if snapshot.writer.rejected else ""
     return "\n".join(
         (
-            f"polled {_several(snapshot.agents, 'agent', 'agents')} for {elapsed}, {_several(slots, 'slot', 'slots')}"
+            f"polled {several(snapshot.agents, 'agent')} for {elapsed}, {several(slots, 'slot')}"
             + (f": {counted}" if counted else ""),
-            f"wrote {snapshot.writer.rows:,} rows in {_several(snapshot.writer.batches, 'batch', 'batches')}{refused}; "
-            f"{waiting}{dropped}; {_several(lost, 'slot', 'slots')} lost",
+            f"wrote {several(snapshot.writer.rows, 'row')} in {several(snapshot.writer.batches, 'batch', 'batches')}{refused}; "
+            f"{waiting}{dropped}; {several(lost, 'slot')} lost",
             f"look next{where}:",
             f"  fleetpulse status{flags}",
             f"  fleetpulse report availability --since 1h{flags}",

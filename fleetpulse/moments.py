@@ -4,16 +4,15 @@ Moments and windows as people write them: ``7d`` ago, ``2026-03-01``, ``2026-03-
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from difflib import get_close_matches
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+from zoneinfo import ZoneInfo
 
-from fleetpulse.quantities import parse_duration
-from storage.batch import END_US
+from fleetpulse.quantities import format_duration, parse_duration
+from reports.arguments import REACH
+from reports.windows import zone_names
 from storage.errors import SettingsError
-from storage.model import EPOCH, Window, from_us
-
-_END = from_us(END_US)
+from storage.model import Window
 
 
 def parse_moment(text: str, now: datetime, flag: str, tz: tzinfo = UTC) -> datetime:
@@ -44,25 +43,36 @@ def parse_moment(text: str, now: datetime, flag: str, tz: tzinfo = UTC) -> datet
 
 
 def _in_reach(moment: datetime, text: str, flag: str) -> datetime:
-    if not EPOCH <= moment < _END:
-        raise SettingsError(f'{flag} is "{text}", expected a moment in the years {EPOCH:%Y} to {_END.year - 1}')
+    if not REACH.start <= moment < REACH.end:
+        years = f"{REACH.start.year} to {REACH.end.year - 1}"
+        raise SettingsError(f'{flag} is "{text}", expected a moment in the years {years}')
     return moment
 
 
-def parse_window(since: str, until: str, now: datetime, tz: tzinfo = UTC) -> Window:
+def parse_window(
+    since: str | None, until: str, now: datetime, tz: tzinfo = UTC, *, usual: timedelta = timedelta(days=1)
+) -> Window:
     """
     Return the window from *since* to *until*, each as in ``parse_moment``; aware UTC.
+
+    Args:
+        since: ``None`` where nobody has said.
+        usual: How far back from now the window begins then.
 
     Raises:
         SettingsError: One is malformed, or the window is empty.
     """
-    start, end = parse_moment(since, now, "--since", tz), parse_moment(until, now, "--until", tz)
-    if start >= end:
+    start = now - usual if since is None else parse_moment(since, now, "--since", tz)
+    end = parse_moment(until, now, "--until", tz)
+    if start < end:
+        return Window(start, end)
+    until_is = f"--until {until} is {end.isoformat(timespec='seconds')}"
+    if since is None:
         raise SettingsError(
-            f"window is empty: --since {since} is {start.isoformat()}, --until {until} is {end.isoformat()}, "
-            "expected --since before --until"
+            f"window is empty: {until_is}, without --since it begins {format_duration(usual)} ago: add --since"
         )
-    return Window(start, end)
+    since_is = f"--since {since} is {start.isoformat(timespec='seconds')}"
+    raise SettingsError(f"window is empty: {since_is}, {until_is}, expected --since before --until")
 
 
 def parse_zone(name: str) -> tzinfo:
@@ -74,15 +84,13 @@ def parse_zone(name: str) -> tzinfo:
     """
     if name.upper() == "UTC":
         return UTC
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
-        # Not known, not a name, or the name of a folder of them.
-        raise SettingsError(f'--tz is "{name}", {_near_zones(name)}') from exc
+    if name not in zone_names():
+        raise SettingsError(f'--tz is "{name}", {_near_zones(name)}')
+    return ZoneInfo(name)
 
 
 def _near_zones(name: str) -> str:
-    known = sorted(available_timezones())
+    known = sorted(zone_names())
     if not known:
         return "expected UTC: this machine knows no other time zone, install tzdata"
     # People know the city, and not always how it is written.

@@ -17,10 +17,24 @@ import numpy as np
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session as OrmSession
 
+from reports.arguments import insist_store
 from rollups.refresh import refresh_all
 from storage.batch import Batch, make_checks, make_samples
-from storage.errors import InputError
-from storage.model import AgentSpec, Kind, MetricKey, Outcome, Session, Tier, Transition, Window, floor, to_us
+from storage.errors import InputError, StorageError, shown
+from storage.model import (
+    EPOCH,
+    MAX_DATED_AHEAD,
+    AgentSpec,
+    Kind,
+    MetricKey,
+    Outcome,
+    Session,
+    Tier,
+    Transition,
+    Window,
+    floor,
+    to_us,
+)
 from storage.models import Agent
 from storage.repositories.agents import AgentRepository
 from storage.store import Store
@@ -78,23 +92,25 @@ def sample_fleet(store: Store, *, days: int = 3, end: datetime | None = None, se
 
     Args:
         days: Of history, up to *end*.
-        end: Cut to the minute; now without it.
-        seed: Of the random numbers.
+        end: Aware, no later than a day from now, cut to the minute; now without it.
+        seed: Of the random numbers, 0 or more.
 
     Returns:
         The time that the history is about.
 
     Raises:
-        InputError: The database has agents already, or *days* is out of range.
+        InputError: The database has agents already, or no longer keeps that time, or an argument is out of range; nothing
+            was written.
         StorageError: The database refused something.
     """
-    if not 1 <= days <= _MAX_DAYS:
-        raise InputError(f"days is {days}, expected 1 to {_MAX_DAYS}")
+    insist_store(store)
+    _insist_whole("days", days, 1, _MAX_DAYS)
+    _insist_whole("seed", seed, 0, None)
+    window = _window(end, days)
     agents = AgentRepository(store.engine)
     if agents.list(include_retired=True):
         raise InputError("the database has agents already, expected an empty one: a generated history is for trying")
-    until = floor(end or datetime.now(UTC), MINUTE)
-    window = Window(until - days * DAY, until)
+    _insist_kept(store, window)
     history = _History(window, np.random.default_rng(seed))
     agents.sync(
         [
@@ -108,8 +124,37 @@ def sample_fleet(store: Store, *, days: int = 3, end: datetime | None = None, se
     )
     history.work(store)
     history.measure(store)
-    refresh_all(store, until + 2 * DAY)
+    refresh_all(store, window.end + 2 * DAY)
     return window
+
+
+def _insist_whole(what: str, value: object, least: int, most: int | None) -> None:
+    fits = isinstance(value, int) and not isinstance(value, bool) and value >= least and (most is None or value <= most)
+    if not fits:
+        expected = f"of {least} or more" if most is None else f"from {least} to {most}"
+        raise InputError(f"{what} is {shown(value)}, expected a whole number {expected}")
+
+
+def _window(end: object, days: int) -> Window:
+    now = datetime.now(UTC)
+    until = now if end is None else end
+    if not isinstance(until, datetime) or until.tzinfo is None:
+        raise InputError(f"end is {shown(end)}, expected an aware moment: datetime(2026, 3, 10, tzinfo=UTC)")
+    # What is dated further ahead no database takes.
+    first, last = EPOCH + days * DAY, now + MAX_DATED_AHEAD
+    if not first <= until <= last:
+        raise InputError(f"end is {until.isoformat()}, expected {first:%Y-%m-%d} to a day from now")
+    until = floor(until.astimezone(UTC), MINUTE)
+    return Window(until - days * DAY, until)
+
+
+def _insist_kept(store: Store, window: Window) -> None:
+    closed = max(each.closed_before for each in store.horizons() if each.tier is Tier.RAW)
+    if window.start < closed:
+        raise InputError(
+            f"the history would begin at {window.start.isoformat()}, the database takes rows from {closed.isoformat()} on: "
+            "give it a later end or fewer days"
+        )
 
 
 @dataclass(slots=True)
@@ -318,7 +363,10 @@ class _History:
         for seq, part in enumerate(_days(self._window), start=1):
             batch = self._day(part, spool, seq, session, busy, filled)
             store.ensure_partitions(part)
-            store.write(batch)
+            result = store.write(batch)
+            if result.rejections or result.kept:
+                told = ", ".join(f"{n:,} {reason}" for reason, n in result.rejected.items()) or f"{result.kept:,} kept"
+                raise StorageError(f"the database refused a part of the history: {told}: begin again with an empty one")
         store.close_session(session)
 
     def _busy(self) -> dict[str, np.ndarray[tuple[int], np.dtype[np.float64]]]:

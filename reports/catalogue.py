@@ -13,6 +13,8 @@ from reports.cost_reports import COST
 from reports.definition import Definition, UnknownReport, suggestion
 from reports.health_reports import HEALTH
 from reports.work_reports import WORK
+from storage.errors import shown
+from storage.names import is_name
 
 #: Every report by its name, in alphabetical order.
 CATALOGUE: Mapping[str, Definition] = MappingProxyType(
@@ -20,14 +22,15 @@ CATALOGUE: Mapping[str, Definition] = MappingProxyType(
 )
 
 
-def definition(name: str) -> Definition:
+def definition(name: object) -> Definition:
     """
     Return the report called *name*.
 
     Raises:
         UnknownReport: There is none; the message names the nearest.
     """
-    found = CATALOGUE.get(name)
+    found = CATALOGUE.get(name) if isinstance(name, str) else None
     if found is None:
-        raise UnknownReport(f'report "{name}" does not exist: {suggestion(name, list(CATALOGUE))}')
+        asked = f'"{name}"' if is_name(name) else shown(name)
+        raise UnknownReport(f"report {asked} does not exist: {suggestion(asked, list(CATALOGUE))}")
     return found

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 
-from storage.errors import FleetpulseError, UnknownName
+from storage.errors import FleetpulseError, UnknownName, shown
 from storage.model import Table
+from storage.names import is_name
 from storage.store import Rows
 
 #: Runs the statement of that name in the file of a report, with the report's parameters.
@@ -35,7 +36,8 @@ class UnknownValue(UnknownReport, UnknownName):
     """
 
     def __init__(self, kind: str, name: str, remedy: str) -> None:
-        FleetpulseError.__init__(self, f'{kind.replace("_", " ")} "{name}" does not exist: {remedy}')
+        found = f'"{name}"' if is_name(name) else shown(name)
+        FleetpulseError.__init__(self, f"{kind.replace('_', ' ')} {found} does not exist: {remedy}")
         self.kind = kind
         self.name = name
 
@@ -102,6 +104,10 @@ class Option:
         """Return what people call it: its name without the unit."""
         return self.name.removesuffix("_s")
 
+    def allows(self, value: float) -> bool:
+        """Tell whether *value* makes sense; what is no number at all, NaN, does not."""
+        return self.low <= value <= self.high and (not self.whole or value == int(value))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Definition:
@@ -133,10 +139,25 @@ def columns(*described: str) -> tuple[Column, ...]:
     return tuple(Column(name=name, unit=unit, flag=flag, spare=spare) for (name, _, unit), flag, spare in parts)
 
 
-def suggestion(name: str, known: list[str]) -> str:
-    """Return the end of a message about *name*: the nearest of *known*, or some of them when none is near."""
-    near = difflib.get_close_matches(name, known, n=1)
+def digits(value: float) -> str:
+    """Return a number with all the digits that it has; a whole one without a point."""
+    try:
+        return repr(float(value)).removesuffix(".0")
+    except OverflowError:
+        return shown(value)
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """
+    Return the end of a message about *name*: the nearest of *known*, or some of them when none is near.
+
+    Whoever writes it in other letters, capital or small, has meant it.
+    """
+    if not known:
+        return "there is none yet"
+    spellings = {each.casefold(): each for each in reversed(known)}
+    near = difflib.get_close_matches(name.casefold(), spellings, n=1)
     if near:
-        return f'did you mean "{near[0]}"'
+        return f'did you mean "{spellings[near[0]]}"'
     more = f" and {len(known) - MAX_NAMED} more" if len(known) > MAX_NAMED else ""
-    return f"expected {', '.join(known[:MAX_NAMED]) or 'nothing'}{more}"
+    return f"expected {', '.join(known[:MAX_NAMED])}{more}"

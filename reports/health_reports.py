@@ -18,10 +18,10 @@ _EPOCH = date(1970, 1, 1)
 _AHEAD_DAYS = 36_500
 
 
-def _dated(ask: Ask) -> list[tuple[object, ...]]:
-    """Return the series of hosts, their labels in words, each with the day on which its line arrives."""
-    rows: list[tuple[object, ...]] = []
-    for *series, labels, unit, days, first, last, slope, r2, days_left, last_day in cast(
+def _dated(ask: Ask) -> Sequence[tuple[object, ...]]:
+    """Return the series of hosts by name, their labels in words, each with the day on which its line arrives."""
+    rows: list[tuple[str, str, str, *tuple[object, ...]]] = []
+    for host, metric, labels, unit, days, first, last, slope, r2, days_left, last_day in cast(
         Sequence[tuple[str, str, str, str, int, float, float, float | None, float | None, float | None, int]],
         ask("capacity_trend").rows,
     ):
@@ -31,8 +31,9 @@ def _dated(ask: Ask) -> list[tuple[object, ...]]:
             left = max(days_left, 0.0)
             # The mean of a day stands for its middle.
             full_on = _EPOCH + timedelta(days=math.floor(last_day + left + 0.5))
-        rows.append((*series, named, unit, days, first, last, slope, r2, left, full_on))
-    return rows
+        rows.append((host, metric, named, unit, days, first, last, slope, r2, left, full_on))
+    # Engines write labels in ways of their own, and would put them in another order.
+    return sorted(rows, key=lambda row: row[:3])
 
 
 HEALTH = (

@@ -107,6 +107,11 @@ def duration(seconds: float) -> str:
     return f"{minutes}m {whole % 60:02d}s"
 
 
+def several(n: int, one: str, more: str = "") -> str:
+    """Return how many there are of something: ``1 row``, ``1,234 rows``, or *more* where that has another ending."""
+    return f"{n:,} {one if n == 1 else more or f'{one}s'}"
+
+
 def ratio(value: float) -> str:
     """Return a ratio in percent, rounded down: 99.996 % must not read as all."""
     # Nothing but the last digits that a double has is rounded up: ten times the budget is not 999.99 %.

@@ -4,16 +4,15 @@ Running a report: from a name, a window and filters to rows.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
-from types import UnionType
+from numbers import Real
 
+from reports.arguments import insist_store, insist_type, insist_window, is_storable, mapping
 from reports.catalogue import definition
-from reports.definition import Ask, Column, Definition, Option, UnknownReport, UnknownValue, suggestion
+from reports.definition import Ask, Column, Definition, Option, UnknownReport, UnknownValue, digits, suggestion
 from reports.windows import spanned
-from storage.errors import InputError
 from storage.model import Window
 from storage.queries import load
 from storage.store import Rows, Store
@@ -72,19 +71,23 @@ def run(
         UnknownReport: There is no such report, filter or option, a filter is missing that the report needs, or an option
             makes no sense; as ``UnknownValue``, which is an ``UnknownName`` too, nothing of the name that a filter asks for.
         NotRolledUp: All of *window* lies below what is kept.
-        InputError: A filter is no text, an option no number, *tz* no time zone, or the report counts by days of a zone that
-            has no name.
+        InputError: An argument is not what it should be: *store* no store, *window* none or not in the years 1970 to 2199
+            (as ``InvalidWindow``), a filter no text, an option no number, *tz* no time zone, or, where the report counts
+            by days, none that databases know.
         TransientStorageError: The database could not answer.
     """
+    insist_store(store)
     report = definition(name)
-    _insist_type("tz", tz, tzinfo, 'a time zone, such as zoneinfo.ZoneInfo("Europe/Berlin")')
-    wanted = dict(filters or {})
-    insist_taken(report, wanted, options or {})
-    _insist_known(store, wanted)
-    numbers = _numbers(report, options or {})
+    insist_type("tz", tz, tzinfo, 'a time zone, such as zoneinfo.ZoneInfo("Europe/Berlin")')
     if window is None:
         now = datetime.now(UTC)
         window = Window(now - report.usual, now)
+    insist_window(window)
+    wanted = mapping("filters", filters, '{"agent": "worker-1"}')
+    given = mapping("options", options, '{"target": 0.99}')
+    insist_taken(report, wanted, given)
+    numbers = _numbers(report, given)
+    _insist_known(store, wanted)
     effective, times = spanned(store, report, window, numbers, tz)
     parameters: dict[str, object] = {**{each: wanted.get(each) for each in report.filters}, **numbers, **times}
     types = {column.name: column.python_type for column in report.columns if column.python_type is not None}
@@ -107,15 +110,15 @@ def _rows(report: Definition, ask: Ask) -> Sequence[tuple[object, ...]]:
     return answer.rows
 
 
-def insist_taken(report: Definition, filters: Iterable[str], options: Mapping[str, float]) -> None:
+def insist_taken(report: Definition, filters: Iterable[str], options: Iterable[str]) -> None:
     """
-    Insist that *report* takes what it is asked with, as far as that can be said without a database.
+    Insist that *report* takes filters and options of these names.
 
     Raises:
-        UnknownReport: There is no such filter or option, one is missing, or an option makes no sense.
+        UnknownReport: There is no such filter or option, or one is missing.
     """
-    known = {option.name: option for option in report.options}
-    for kind, names, expected in (("filter", filters, report.filters), ("option", options, tuple(known))):
+    known = tuple(option.name for option in report.options)
+    for kind, names, expected in (("filter", filters, report.filters), ("option", options, known)):
         for name in names:
             if name not in expected:
                 raise UnknownReport(
@@ -124,32 +127,34 @@ def insist_taken(report: Definition, filters: Iterable[str], options: Mapping[st
     for name in report.required:
         if name not in filters:
             raise UnknownReport(f"report {report.name} needs a filter: expected {name}")
-    for name, value in options.items():
-        option = known[name]
-        _insist_type(f"report {report.name} option {name}", value, int | float, "a number")
-        if not (math.isfinite(value) and option.low <= value <= option.high) or (option.whole and value != int(value)):
-            kind = "a whole number from " if option.whole else ""
-            raise UnknownReport(
-                f"report {report.name} option {name} is {value:g}, expected {kind}{option.low:g} to {option.high:g}"
-            )
 
 
 def _insist_known(store: Store, wanted: Mapping[str, str]) -> None:
     for name, value in wanted.items():
-        _insist_type(f"filter {name}", value, str, "one name")
+        insist_type(f"filter {name}", value, str, "one name")
         table, column = _NAMES[name]
-        if not store.query(f"SELECT 1 FROM {table} WHERE {column} = :value LIMIT 1", {"value": value}).rows:  # noqa: S608  # our own names
-            known = store.query(f"SELECT DISTINCT {column} FROM {table} ORDER BY {column} LIMIT {_NEAR}").rows  # noqa: S608  # likewise
+        if not (is_storable(value) and _is_there(store, table, column, value)):
+            known = store.query(f"SELECT DISTINCT {column} FROM {table} ORDER BY {column} LIMIT {_NEAR}").rows  # noqa: S608  # our own names
             raise UnknownValue(name, value, suggestion(value, [str(row[0]) for row in known]))
 
 
-def _insist_type(what: str, value: object, wanted: type | UnionType, expected: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, wanted):
-        raise InputError(f"{what} is {value!r}, expected {expected}")
+def _is_there(store: Store, table: str, column: str, value: str) -> bool:
+    return bool(store.query(f"SELECT 1 FROM {table} WHERE {column} = :value LIMIT 1", {"value": value}).rows)  # noqa: S608  # our own names
 
 
 def _numbers(report: Definition, given: Mapping[str, float]) -> dict[str, float]:
+    for option in report.options:
+        if option.name in given:
+            _insist_allowed(report, option, given[option.name])
     return {each.name: _number(each, given.get(each.name, each.default)) for each in report.options}
+
+
+def _insist_allowed(report: Definition, option: Option, value: float) -> None:
+    what = f"report {report.name} option {option.name}"
+    insist_type(what, value, Real, "a number")
+    if not option.allows(value):
+        kind = "a whole number from " if option.whole else ""
+        raise UnknownReport(f"{what} is {digits(value)}, expected {kind}{digits(option.low)} to {digits(option.high)}")
 
 
 def _number(option: Option, value: float) -> float:

@@ -7,7 +7,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from datetime import time as clock
+from functools import cache
 from typing import NamedTuple
+from zoneinfo import available_timezones
 
 from reports.definition import Definition, Span
 from storage.errors import InputError, NotRolledUp
@@ -39,12 +41,14 @@ def spanned(
 
     Raises:
         NotRolledUp: All of *window* lies below what is kept.
-        InputError: The report counts by days of a zone that has no name.
+        InputError: The report counts by days of a zone that databases do not know.
     """
     if report.span is Span.NOW:
         return None, {}
+    now = datetime.now(UTC)
     if report.span is Span.EXACT:
-        return window, {**_ends(window), "window_s": (window.end - window.start).total_seconds()}
+        passed_s = (_until(window, now) - window.start).total_seconds()
+        return window, {**_ends(window), "now": now, "passed_s": passed_s}
     kept = _kept(store, report.table)
     if report.span is Span.DAYS:
         whole, tier = choose_days(window, kept, tz)
@@ -52,8 +56,8 @@ def spanned(
     if report.span is Span.SERIES:
         minutes_up_to_s = options.get("minutes_up_to_s", MINUTES_UP_TO.total_seconds())
         whole, by_hour = choose_step(window, kept, timedelta(seconds=minutes_up_to_s))
-        # What lies ahead has not happened: a bucket that goes on lasts until now.
-        until = min(whole.end, datetime.now(UTC))
+        # A bucket that goes on lasts until now.
+        until = _until(whole, now)
         step = HOUR if by_hour else MINUTE
         return whole, {
             **_ends(whole),
@@ -64,16 +68,23 @@ def spanned(
         }
     whole, hours = split_hours(window, kept)
     days = split_days(hours)
+    until = _until(whole, now)
     parameters = {
         **_ends(whole),
         **_ends(hours, "hours_"),
         **_ends(days, "days_"),
+        "until": until,
     }
     if report.recent:
         length = timedelta(seconds=options[report.recent])
-        recent, recent_hours = split_hours(Window(max(whole.start, whole.end - length), whole.end), kept)
+        recent, recent_hours = split_hours(Window(max(whole.start, until - length), until), kept)
         parameters |= {**_ends(recent, "recent_"), **_ends(recent_hours, "recent_hours_")}
     return whole, parameters
+
+
+def _until(window: Window, now: datetime) -> datetime:
+    """Return the end of the part of *window* that has passed: what lies ahead has not happened."""
+    return max(window.start, min(window.end, now))
 
 
 def _ends(window: Window, prefix: str = "") -> dict[str, object]:
@@ -173,9 +184,16 @@ def zone_name(tz: tzinfo) -> str:
     Return the name by which databases know *tz*.
 
     Raises:
-        InputError: It has none.
+        InputError: They do not know it.
     """
-    name = getattr(tz, "key", None) or ("UTC" if tz is UTC else None)
-    if name is None:
+    name = "UTC" if tz is UTC else getattr(tz, "key", None)
+    if name != "UTC" and name not in zone_names():
         raise InputError(f'time zone is {tz}, expected one of the IANA, such as ZoneInfo("Europe/Berlin")')
     return str(name)
+
+
+@cache
+def zone_names() -> frozenset[str]:
+    """Return the names of time zones that databases know: those of the IANA, not other files that lie beside them."""
+    # Whatever the machine is set to, under a name of its own.
+    return frozenset(available_timezones() - {"localtime"})

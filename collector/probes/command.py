@@ -31,6 +31,7 @@ from collector.probes import child
 from collector.probes.options import Options
 from collector.probes.reading import Reading, bounded, timed_out
 from collector.series import Parsed
+from collector.sizes import in_words
 from collector.threads import OneAtATime
 from storage.errors import SettingsError
 from storage.model import AgentSpec, Outcome
@@ -86,7 +87,7 @@ class CommandProbe:
         except OSError as exc:
             return Reading(outcome=Outcome.ERROR, reason=f"command cannot be run: {(exc.strerror or 'failed').lower()}")
         if end.exceeded:
-            reason = f"output over the limit of {limit_bytes} bytes"
+            reason = f"output over the limit of {in_words(limit_bytes)}"
             return Reading(outcome=Outcome.ERROR, reason=reason, rejected={"body_limit": 1})
         code = end.code
         if code is None:

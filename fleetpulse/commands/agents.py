@@ -17,7 +17,7 @@ from fleetpulse.console import RowFormat, TextFormat, note, show, width, write, 
 from fleetpulse.database import opened
 from fleetpulse.quantities import format_duration, parse_duration
 from reports.definition import Column
-from reports.render import cell, to_csv, to_json
+from reports.render import cell, several, to_csv, to_json
 from reports.run import Report
 from reports.table import left_out, to_table
 from storage.errors import SettingsError
@@ -68,7 +68,7 @@ def list_agents(
         fitted = to_table(answer, width())
         show(fitted.table)
         if fitted.left_out:
-            note(f"{len(rows)} agents{left_out(fitted)}")
+            note(f"{several(len(rows), 'agent')}{left_out(fitted)}")
 
 
 @app.command("show")

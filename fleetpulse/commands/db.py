@@ -14,21 +14,25 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
+from rich import box
+from rich.table import Table as RichTable
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from fleetpulse.commands import roles
 from fleetpulse.commands.options import Config, DatabaseUrl, Home, Text, settings_of
-from fleetpulse.console import TextFormat, complain, note, write
+from fleetpulse.commands.retention import size
+from fleetpulse.console import TextFormat, complain, note, show, show_facts, write
 from fleetpulse.database import database_file, located, opened, store_at
 from fleetpulse.settings import Settings
+from reports.render import several
 from rollups.audit import findings
 from storage import schema
 from storage.cluster import Cluster
 from storage.database import upgrade
 from storage.embedded import EmbeddedServer
 from storage.errors import CapabilityMissing, SchemaMismatch, SettingsError, StorageError
-from storage.model import Table, Tier
+from storage.model import EPOCH, Table, Tier
 from storage.store import Store
 
 app = typer.Typer(no_args_is_help=True, help="Upgrade and inspect the schema, control the embedded server.")
@@ -124,14 +128,31 @@ def status(
     if form is TextFormat.JSON:
         write(json.dumps(answer, indent=2, default=str) + "\n")
         return
-    write(f"engine       {answer['engine']}\nserver       {answer['server']}\n")
-    write(f"revision     {answer['revision'] or 'none'}, code needs {answer['revision_needed']}\n")
-    write(f"time series  version {at or 'none'}, code needs {needed}\n")
-    for each in answer["tiers"]:
-        write(
-            f"{each['relation']:<20} {each['parts']:>5} parts {each['size_bytes'] / 1024**2:>10.1f} MiB"
-            f" {each['marked']:>7} marked   kept from {each['kept_from']:%Y-%m-%d %H:%M}Z\n"
+    show_facts(
+        {
+            "engine": answer["engine"],
+            "server": answer["server"],
+            "revision": f"{answer['revision'] or 'none'}, code needs {answer['revision_needed']}",
+            "time series": f"version {at or 'none'}, code needs {needed}",
+        }
+    )
+    if answer["tiers"]:
+        show(_table(answer["tiers"]))
+
+
+def _table(tiers: list[dict[str, Any]]) -> RichTable:
+    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table.add_column("tier")
+    for heading in ("parts", "size", "marked"):
+        table.add_column(heading, justify="right")
+    table.add_column("kept from")
+    for each in tiers:
+        kept_from = each["kept_from"]
+        table.add_row(
+            *(each["relation"], f"{each['parts']:,}", size(each["size_bytes"]), f"{each['marked']:,}"),
+            f"{kept_from:%Y-%m-%d %H:%M}Z" if kept_from > EPOCH else "everything",
         )
+    return table
 
 
 def _tiers(store: Store) -> list[dict[str, Any]]:
@@ -172,9 +193,9 @@ def check(config: Config = None, database_url: DatabaseUrl = None, home: Home = 
     for each in (*differences, *dangers):
         write(f"{each}\n")
     if differences:
-        complain(f"schema differs in {len(differences)} places from what revision {schema.head()} says")
+        complain(f"schema differs in {several(len(differences), 'place')} from what revision {schema.head()} says")
     if dangers:
-        complain(f"rollups are in danger in {len(dangers)} ways")
+        complain(f"rollups are in danger in {several(len(dangers), 'way')}")
     if differences or dangers:
         raise typer.Exit(1)
     note(f"schema is at revision {schema.head()}, as it should be; {version}")
@@ -313,4 +334,4 @@ def _undone(store: Store, revision: str) -> list[str]:
 def _timeseries(store: Store) -> list[str]:
     held = [part for table in Table for tier in Tier for part in store.partitions(table, tier)]
     size_bytes = sum(part.size_bytes for part in held)
-    return [f"drop the time series: {len(held)} partitions, {size_bytes / 1024**2:.1f} MiB"]
+    return [f"drop the time series: {several(len(held), 'partition')}, {size(size_bytes)}"]

@@ -22,8 +22,8 @@ from fleetpulse.database import opened
 from fleetpulse.moments import parse_window, parse_zone
 from fleetpulse.quantities import format_duration, parse_duration
 from reports.catalogue import CATALOGUE, definition
-from reports.definition import Definition, Option, Span, UnknownReport
-from reports.render import iso, to_csv, to_json
+from reports.definition import Definition, Option, Span, UnknownReport, digits
+from reports.render import iso, several, to_csv, to_json
 from reports.run import Report, insist_taken, run
 from reports.table import left_out, to_table
 from storage.errors import SettingsError
@@ -85,13 +85,13 @@ def report(
         raise SettingsError(f"report has no name: expected one of {', '.join(CATALOGUE)}")
     chosen, zone = definition(name), parse_zone(tz)
     filters = {key: str(value) for key in _FILTERS if (value := asked[key]) is not None}
+    insist_taken(chosen, filters, [option.name for option in _options() if asked[option.word] is not None])
     options = {
-        option.name: _number(option, value) for option in _options() if (value := asked[option.word]) is not None
+        option.name: _number(option, value) for option in chosen.options if (value := asked[option.word]) is not None
     }
-    insist_taken(chosen, filters, options)
-    if chosen.span is Span.NOW and (since or until):
+    if chosen.span is Span.NOW and (since is not None or until is not None):
         raise UnknownReport(f"report {name} is about now: expected neither --since nor --until")
-    window = parse_window(since or format_duration(chosen.usual), until or "now", datetime.now(UTC), zone)
+    window = parse_window(since, "now" if until is None else until, datetime.now(UTC), zone, usual=chosen.usual)
     with opened(settings_of(config, database_url, home)) as store:
         answer = run(store, name, window=window, filters=filters, options=options, tz=zone)
     if form is RowFormat.CSV:
@@ -115,7 +115,7 @@ def _parameters() -> Iterator[inspect.Parameter]:
         yield _parameter(name, str, metavar, text)
     for option in _options():
         takers = [
-            f"{_shown(own)} of {each.name}"
+            f"{_typed(own, own.default)} of {each.name}"
             for each in CATALOGUE.values()
             for own in each.options
             if own.name == option.name
@@ -143,23 +143,26 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _shown(option: Option) -> str:
-    """Return the default of *option* as it would be typed."""
-    return format_duration(timedelta(seconds=option.default)) if option.is_duration else f"{option.default:g}"
+def _typed(option: Option, value: float) -> str:
+    """Return a value of *option* as it would be typed."""
+    return format_duration(timedelta(seconds=value)) if option.is_duration else digits(value)
 
 
 def _number(option: Option, value: str | float) -> float:
-    if not option.is_duration:
-        return float(value)
+    flag = _flag(option.word)
     try:
-        return parse_duration(value).total_seconds()
+        found = parse_duration(value).total_seconds() if option.is_duration else float(value)
     except ValueError as exc:
-        raise SettingsError(f'{_flag(option.word)} is "{value}", {exc}') from exc
+        raise SettingsError(f'{flag} is "{value}", {exc}') from exc
+    if not option.allows(found):
+        kind = "a whole number from " if option.whole else ""
+        bounds = f"{_typed(option, option.low)} to {_typed(option, option.high)}"
+        raise SettingsError(f"{flag} is {value if option.is_duration else digits(found)}, expected {kind}{bounds}")
+    return found
 
 
 def _remark(answer: Report) -> str:
-    count = len(answer.rows)
-    rows = f"{count} row" if count == 1 else f"{count} rows"
+    rows = several(len(answer.rows), "row")
     zone = "" if answer.tz is UTC else f", times in {answer.tz}"
     if answer.window is None:
         return f"{answer.name}: {rows}{zone}"
@@ -192,7 +195,7 @@ def _show_catalogue(form: RowFormat, reports: Iterable[Definition]) -> None:
     for heading in ("report", "what it answers", "takes"):
         table.add_column(heading)
     for each in reports:
-        options = [f"{_flag(option.word)} {_shown(option)}" for option in each.options]
+        options = [f"{_flag(option.word)} {_typed(option, option.default)}" for option in each.options]
         filters = [_flag(name) + " (required)" * (name in each.required) for name in each.filters]
         table.add_row(each.name, each.description, ", ".join((*filters, *options)))
     show(table)

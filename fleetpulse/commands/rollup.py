@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -13,11 +14,12 @@ from fleetpulse.commands.options import Config, DatabaseUrl, Home, Text, Until, 
 from fleetpulse.console import TextFormat, note, write, write_json
 from fleetpulse.database import opened
 from fleetpulse.moments import parse_window
-from reports.render import iso
+from reports.render import iso, several
 from rollups.maintenance import insist_owner
 from rollups.refresh import RefreshSummary, rebuild, refresh_all
 from rollups.verify import Proof
 from rollups.verify import verify as prove
+from storage.model import Window
 from storage.store import Mismatch
 
 app = typer.Typer(no_args_is_help=True, help="Refresh, verify and rebuild rollups.")
@@ -79,13 +81,18 @@ def verify(
     """
     Prove everything that is kept: rollups against raw rows, raw rows against the ledger; exit 1 when they differ.
     """
+    now = datetime.now(UTC)
     with opened(settings_of(config, database_url, home)) as store:
-        _show(prove(store, datetime.now(UTC)), form)
+        proof = prove(store, now)
+    # Partitions are made ahead, and what is told is what there is.
+    until = max(proof.window.start, min(proof.window.end, now.replace(microsecond=0)))
+    _show(replace(proof, window=Window(proof.window.start, until)), form)
 
 
 def _tell(summary: RefreshSummary) -> None:
     busy = f", left to another refresher: {', '.join(summary.busy)}" if summary.busy else ""
-    note(f"computed {summary.buckets} buckets, {summary.rows} rows in {summary.duration_s:.2f} s{busy}")
+    done = f"{several(summary.buckets, 'bucket')}, {several(summary.rows, 'row')}"
+    note(f"computed {done} in {summary.duration_s:.2f} s{busy}")
     if summary.busy:
         raise typer.Exit(1)
 
@@ -95,18 +102,17 @@ def _show(proof: Proof, form: TextFormat) -> None:
         write_json(_document(proof))
     else:
         for table, n in proof.rows.items():
-            write(f"{table}: {n} rows\n")
+            write(f"{table}: {several(n, 'row')}\n")
         for mismatch in proof.mismatches:
             write(f"{_line(mismatch)}\n")
         for day in proof.ledger:
-            write(f"{day.table} {day.day}: the ledger says {day.ledger} rows, the table holds {day.stored}\n")
+            said = several(day.ledger, "row")
+            write(f"{day.table} {day.day}: the ledger says {said}, the table holds {day.stored:,}\n")
     found = len(proof.mismatches) + len(proof.ledger)
-    verdict = "holds" if proof.holds else f"{found} difference{'s' if found != 1 else ''}"
+    verdict = "holds" if proof.holds else several(found, "difference")
     if proof.unsettled:
-        verdict += (
-            f"; {proof.unsettled} closed buckets are marked and were not compared: nobody refreshes, or another refresher "
-            "holds them"
-        )
+        left = several(proof.unsettled, "closed bucket")
+        verdict += f"; not compared: {left} still marked, because nobody refreshes, or another refresher holds them"
     note(f"{iso(proof.window.start)} to {iso(proof.window.end)}: {verdict}")
     if not proof.holds:
         raise typer.Exit(1)

@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 from rich import box
@@ -13,10 +15,10 @@ from rich.table import Table
 from rich.text import Text as RichText
 
 from fleetpulse.commands.options import Config, DatabaseUrl, Home, Text, settings_of
-from fleetpulse.console import TextFormat, show, write, write_json
+from fleetpulse.console import TextFormat, show, show_facts, write, write_json
 from fleetpulse.database import opened
 from fleetpulse.settings import Settings
-from reports.render import duration, plain, ratio, status_text
+from reports.render import duration, plain, ratio, several, status_text
 from reports.run import run
 from storage.model import ROLLUPS, Window
 from storage.model import Table as Series
@@ -39,6 +41,17 @@ _SESSION_TYPES = {
 }
 _LOSSES = (
     "SELECT reason, CAST(SUM(n) AS bigint) AS n FROM losses WHERE recorded_at >= :since GROUP BY reason ORDER BY 1"
+)
+#: Why slots are lost, in words.
+_WHY_LOST: Mapping[str, str] = MappingProxyType(
+    {
+        "below_horizon": "refused, older than raw rows are kept",
+        "too_far_ahead": "refused, dated too far ahead",
+        "quarantined": "refused by the database",
+        "spool_full": "dropped, the spool was full",
+        "spool_age": "dropped, too long in the spool",
+        "spool_corrupt": "dropped, the spool was damaged",
+    }
 )
 
 
@@ -98,33 +111,49 @@ def _freshness(store: Store, table: Series, now: datetime) -> dict[str, Any]:
 
 def _show(found: dict[str, Any]) -> None:
     now: datetime = found["now"]
-    database, collector, last = found["database"], found["collector"], found["last_hour"]
+    database, last = found["database"], found["last_hour"]
     place = database["url"] or f"embedded in {database['home']}"
-    write(f"database   {database['server']}, {place}\n")
-    write(f"collector  {_collector(collector, now)}\n")
-    counts = found["agents"]
-    line = RichText("agents     ")
-    line.append(f"{counts['total']}")
-    for name, n in counts["by_status"].items():
-        line.append("  ").append_text(status_text(name)).append(f" {n}")
-    if counts["stale"]:
-        line.append("  of them ").append_text(status_text("stale")).append(f" {counts['stale']}")
-    show(line)
     asked = last["up"] + last["down"]
     share = ratio(last["up"] / asked) if asked else "–"
-    write(
-        f"last hour  {last['expected']} slots: {last['up']} up, {last['down']} down, "
-        f"{last['unobserved']} unobserved, {last['paused']} paused; availability {share}\n"
+    show_facts(
+        {
+            "database": f"{database['server']}, {place}",
+            "collector": _collector(found["collector"], now),
+            "agents": _agents(found["agents"]),
+            "last hour": f"{several(last['expected'], 'slot')}: {last['up']:,} up, {last['down']:,} down, "
+            f"{last['unobserved']:,} unobserved, {last['paused']:,} paused; availability {share}",
+            "lost": _lost(found["losses"]),
+            "rollups": _waiting([each for each in found["rollups"] if each["waiting"]], now),
+        }
     )
-    lost = ", ".join(f"{n} {reason}" for reason, n in found["losses"].items())
-    write(f"lost       {lost or 'nothing in the last hour'}\n")
-    waiting = [each for each in found["rollups"] if each["waiting"]]
-    told = ", ".join(
-        f"{each['table']} {each['waiting']} buckets, oldest {duration((now - each['oldest']).total_seconds())} ago"
-        for each in waiting
-    )
-    write(f"rollups    {f'waiting to be computed: {told}' if told else 'up to date'}\n")
     _show_attention(found["attention"], now)
+
+
+def _agents(counts: dict[str, Any]) -> RichText:
+    line = RichText(f"{counts['total']:,}")
+    for name, n in counts["by_status"].items():
+        line.append("  ").append_text(status_text(name)).append(f" {n:,}")
+    if counts["stale"]:
+        line.append("  of them ").append_text(status_text("stale")).append(f" {counts['stale']:,}")
+    return line
+
+
+def _lost(losses: Mapping[str, int]) -> str:
+    if not losses:
+        return "nothing in the last hour"
+    reasons = "; ".join(f"{n:,} {_WHY_LOST.get(reason, reason)}" for reason, n in losses.items())
+    return f"{several(sum(losses.values()), 'slot')} in the last hour: {reasons}"
+
+
+def _waiting(tables: list[dict[str, Any]], now: datetime) -> str:
+    if not tables:
+        return "up to date"
+    told = ", ".join(
+        f"{each['table']} {several(each['waiting'], 'bucket')}, oldest "
+        f"{duration((now - each['oldest']).total_seconds())} ago"
+        for each in tables
+    )
+    return f"waiting to be computed: {told}"
 
 
 def _collector(collector: dict[str, Any], now: datetime) -> str:
@@ -143,7 +172,7 @@ def _show_attention(agents: list[dict[str, Any]], now: datetime) -> None:
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for heading in ("agent", "status", "for", "reason"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading in ("status", "for"))
     for each in agents[:_LISTED]:
         status_cell = status_text(each["status"])
         if each["stale"]:
@@ -157,4 +186,4 @@ def _show_attention(agents: list[dict[str, Any]], now: datetime) -> None:
         )
     show(table)
     if len(agents) > _LISTED:
-        write(f'and {len(agents) - _LISTED} more: "fleetpulse report fleet_health"\n')
+        write(f'and {len(agents) - _LISTED:,} more: "fleetpulse report fleet_health"\n')

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from reports.arguments import insist_store
 from storage.sqlstate import translate
 from storage.store import ArrowSource, Capability, Snapshot, Store
 
@@ -57,8 +58,10 @@ def reading(store: Store) -> Iterator[Reader]:
     Lend one moment of *store*.
 
     Raises:
+        InputError: *store* is none.
         TransientStorageError: The database could not answer.
     """
+    insist_store(store)
     if Capability.ARROW in store.capabilities and (driver := _driver()) is not None:
         with _session(driver, store.arrow_source()) as reader:
             yield reader

@@ -25,25 +25,30 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from reports.arguments import insist_store, insist_type, insist_window
 from reports.definition import Column
 from reports.exports import relations
 from reports.exports.arrow import Field, reading, schema_of
+from reports.exports.asked import names, type_of
 from reports.exports.names import OUTCOMES, Dictionary, Ints
 from reports.exports.series import Question, Series, ask, insist_kept, plain_ids
 from reports.exports.shapes import resample, width, with_means
 from reports.exports.shapes import wide as spread
 from reports.exports.steps import AUTO
 from reports.run import Report
-from storage.errors import InputError
 from storage.model import Table, Tier, Window
 from storage.store import Store
 
 #: One name, several, or none for all of them.
 Names = str | Sequence[str] | None
+#: The same of a column of numbers or flags.
+Values = Names | int | Sequence[int]
 #: Width of a bucket; ``auto`` chooses it.
 Step = timedelta | str
 
 _SAMPLE_VALUES = frozenset({"value", "sum", "min", "max", "last", "avg"})
+#: Columns of reports whose unit stands in the column ``unit`` of their row.
+_OF_A_ROW = frozenset({"amount", "total", "first_mean", "last_mean", "slope_per_day"})
 
 
 def health(
@@ -70,7 +75,7 @@ def health(
         InputError: *step* is not a number of whole minutes.
         TransientStorageError: The database could not answer.
     """
-    return _series(store, Series(table=Table.HEALTH, entities=_names("agent", agent), type=_type(type)), window, step)
+    return _series(store, Series(table=Table.HEALTH, entities=names("agent", agent), type=type_of(type)), window, step)
 
 
 def health_records(store: Store, window: Window, *, agent: Names = None, type: str | None = None) -> pd.DataFrame:
@@ -87,7 +92,7 @@ def health_records(store: Store, window: Window, *, agent: Names = None, type: s
         NotRolledUp: *window* reaches below what is kept of raw rows: ``health`` may still know.
     """
     return _series(
-        store, Series(table=Table.HEALTH, entities=_names("agent", agent), type=_type(type)), window, None, raw=True
+        store, Series(table=Table.HEALTH, entities=names("agent", agent), type=type_of(type)), window, None, raw=True
     )
 
 
@@ -117,7 +122,7 @@ def agent_metrics(
         As ``health``; ``UnknownName`` for a metric as well.
     """
     series = Series(
-        table=Table.AGENT, entities=_names("agent", agent), type=_type(type), metrics=_names("metric", metric)
+        table=Table.AGENT, entities=names("agent", agent), type=type_of(type), metrics=names("metric", metric)
     )
     found = _series(store, series, window, step)
     return spread(found) if wide else found
@@ -137,7 +142,7 @@ def agent_samples(
         As ``health_records``; ``UnknownName`` for a metric as well.
     """
     series = Series(
-        table=Table.AGENT, entities=_names("agent", agent), type=_type(type), metrics=_names("metric", metric)
+        table=Table.AGENT, entities=names("agent", agent), type=type_of(type), metrics=names("metric", metric)
     )
     found = _series(store, series, window, None, raw=True)
     return spread(found) if wide else found
@@ -147,7 +152,7 @@ def system_metrics(
     store: Store, metric: Names, window: Window, *, host: Names = None, step: Step = AUTO, wide: bool = False
 ) -> pd.DataFrame:
     """Load metrics of hosts by bucket: as ``agent_metrics``, with a column ``host`` in place of ``agent``."""
-    series = Series(table=Table.SYSTEM, entities=_names("host", host), metrics=_names("metric", metric))
+    series = Series(table=Table.SYSTEM, entities=names("host", host), metrics=names("metric", metric))
     found = _series(store, series, window, step)
     return spread(found) if wide else found
 
@@ -156,7 +161,7 @@ def system_samples(
     store: Store, metric: Names, window: Window, *, host: Names = None, wide: bool = False
 ) -> pd.DataFrame:
     """Load every sample of metrics of hosts: as ``agent_samples``, with a column ``host`` in place of ``agent``."""
-    series = Series(table=Table.SYSTEM, entities=_names("host", host), metrics=_names("metric", metric))
+    series = Series(table=Table.SYSTEM, entities=names("host", host), metrics=names("metric", metric))
     found = _series(store, series, window, None, raw=True)
     return spread(found) if wide else found
 
@@ -165,7 +170,7 @@ def system_samples(
 
 
 def table(
-    store: Store, name: str, *, window: Window | None = None, ids: bool = False, **filters: Names
+    store: Store, name: str, /, *, window: Window | None = None, ids: bool = False, **filters: Values
 ) -> pd.DataFrame:
     """
     Load a table or public view of the relational half whole, such as ``status_events`` or ``task_queue``.
@@ -175,24 +180,28 @@ def table(
             it. Without, all of them.
         ids: Leave ids as they are. Otherwise names of agents, hosts and metrics take their place, and the name of a
             workflow stands beside its id.
-        filters: ``agent``, ``host``, ``metric``, ``workflow``: names. ``type``, ``state`` and other columns: values.
+        filters: ``agent``, ``host``, ``metric``, ``workflow``: names. ``type``, ``state`` and other columns of text, whole
+            numbers or flags: values.
 
     Returns:
         Columns as in the database, ordered by its key. Text is ``str``, or a categorical where few texts stand in many
-        rows; numbers that may be NULL are ``Int64``; moments ``datetime64[us, UTC]``; JSON is parsed. ``attrs["units"]``
-        has the units.
+        rows; numbers that may be NULL are ``Int64``; moments ``datetime64[us, UTC]``; JSON is parsed. ``attrs``:
+        ``table``, ``units``, and ``window`` where there is one.
 
     Raises:
-        InputError: There is no such relation, it has no time, or no such column.
+        InputError: There is no such relation, it has no time, or no such column to choose by.
         UnknownName: There is no agent, host, metric or workflow of a name.
     """
+    insist_store(store)
+    if window is not None:
+        insist_window(window)
     relation = relations.relation(store, name)
-    chosen = {key: _names(key, value) for key, value in filters.items() if value is not None}
+    chosen = {key: value for key, value in filters.items() if value is not None}
     with reading(store) as reader:
         selection = relations.select(reader, relation, window=window, filters=chosen, ids=ids)
         rows = pa.Table.from_batches(list(selection.stream(reader)), schema=schema_of(selection.fields))
     frame = pd.DataFrame({each.name: _column(rows.column(each.name), each) for each in selection.fields})
-    frame.attrs = {"table": name, "units": {each.name: each.unit for each in selection.fields if each.unit}}
+    frame.attrs.update(relation_attrs(name, selection.fields, window))
     return frame
 
 
@@ -251,7 +260,12 @@ def report_frame(report: Report) -> pd.DataFrame:
     Returns:
         Its columns in order; the index is ``bucket`` where it has one. ``attrs``: ``report``, ``units``, and ``window``
         for those that have one.
+
+    Raises:
+        InputError: *report* is none.
     """
+    insist_type("report", report, Report, "what report(store, name, …) answers")
+    own = _OF_A_ROW if any(column.name == "unit" for column in report.columns) else frozenset()
     places = range(len(report.columns))
     frame = pd.DataFrame(
         {report.columns[k].name: _reported(report.columns[k], [row[k] for row in report.rows]) for k in places}
@@ -261,7 +275,9 @@ def report_frame(report: Report) -> pd.DataFrame:
     frame.attrs = {
         "report": report.name,
         "units": {
-            column.name: column.unit for column in report.columns if column.unit not in ("", "utc", "id", "date")
+            column.name: column.unit
+            for column in report.columns
+            if column.unit not in ("", "utc", "id", "date") and column.name not in own
         },
     }
     if report.window is not None:
@@ -274,7 +290,7 @@ def _reported(column: Column, values: list[Any]) -> pd.Series:
         return pd.Series(pd.DatetimeIndex(pd.array(values, dtype="datetime64[us, UTC]")))
     if column.flag:
         return pd.Series(values, dtype="boolean")
-    if column.unit in ("n", "slots", "id"):
+    if column.unit in ("n", "slots", "id", "By"):
         return pd.Series(values, dtype="Int64")
     if column.unit == "date":
         return pd.Series(values, dtype="datetime64[us]")
@@ -288,6 +304,7 @@ def _reported(column: Column, values: list[Any]) -> pd.Series:
 
 
 def _series(store: Store, series: Series, window: Window, step: Step | None, *, raw: bool = False) -> pd.DataFrame:
+    insist_window(window)
     with reading(store) as reader:
         question = ask(reader, series, window, None if step in (None, AUTO) else width(step), raw=raw)
         rows = question.read(reader)
@@ -384,9 +401,13 @@ def _categorical(ids: Ints, there: Ints, known: Dictionary) -> pd.Categorical:
 def empty_frame(fields: Sequence[Field]) -> pd.DataFrame:
     """Return a frame of columns *fields* without rows."""
     rows = schema_of(fields).empty_table()
-    frame = pd.DataFrame({each.name: _column(rows.column(each.name), each) for each in fields})
-    frame.attrs["units"] = {each.name: each.unit for each in fields if each.unit}
-    return frame
+    return pd.DataFrame({each.name: _column(rows.column(each.name), each) for each in fields})
+
+
+def relation_attrs(name: str, fields: Sequence[Field], window: Window | None) -> dict[str, Any]:
+    """Return what a frame of the relation *name* says of itself."""
+    attrs: dict[str, Any] = {"table": name, "units": {each.name: each.unit for each in fields if each.unit}}
+    return attrs if window is None else {**attrs, "window": _told(window)}
 
 
 def _column(values: pa.ChunkedArray, field: Field) -> pd.Series:
@@ -406,23 +427,3 @@ def _column(values: pa.ChunkedArray, field: Field) -> pd.Series:
 
 def _told(window: Window) -> list[str]:
     return [window.start.isoformat(), window.end.isoformat()]
-
-
-def _names(what: str, given: object) -> tuple[str, ...]:
-    if given is None:
-        return ()
-    names = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
-    if not names:
-        raise InputError(f"{what} is an empty list, expected one or more, or None for all")
-    for name in names:
-        if not isinstance(name, str):
-            raise InputError(f"{what} is {name!r}, expected text, a list of it, or None for all")
-    return tuple(dict.fromkeys(map(str, names)))
-
-
-def _type(given: object) -> str:
-    if given is None:
-        return ""
-    if isinstance(given, str) and given:
-        return given
-    raise InputError(f"type is {given!r}, expected the type of agents, or None for all")

@@ -11,14 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+import numpy as np
 import pyarrow as pa
 from sqlalchemy import Boolean, Column, Double, Integer
 from sqlalchemy.types import JSON
 
 from reports.definition import suggestion
-from reports.exports import names
+from reports.exports import asked, names
 from reports.exports.arrow import MOMENT, Field, Reader, collect
-from storage.errors import InputError
+from storage.errors import InputError, shown
 from storage.model import ROLLUPS, Table, Tier, Window
 from storage.models import Moment, values_of
 from storage.store import Store
@@ -55,6 +56,8 @@ _SHOWN = MappingProxyType(
         "workflow_progress": "workflows",
     }
 )
+#: What a filter of whole numbers may ask for.
+_MAX_NUMBER = 2**63 - 1
 #: Columns of which the first that a table has tells when a row came to be.
 _TIMES = ("ts", "created_at", "started_at", "from_due", "from_ts", "added_at", "at")
 #: Columns that end what they began.
@@ -180,6 +183,19 @@ SERIES: Mapping[str, tuple[Table, Tier | None]] = MappingProxyType(
 )
 
 
+def described(name: str) -> dict[str, str]:
+    """
+    Return what *name* is: ``kind``, and ``time``, the column by which a window chooses its rows, empty for none.
+
+    Raises:
+        InputError: There is no relation or time series of that name; the message names the nearest.
+    """
+    insist_known(name)
+    if name in SERIES:
+        return {"kind": "time series", "time": "ts" if SERIES[name][1] is Tier.RAW else "bucket"}
+    return {"kind": "table" if name in _TABLES else "view", "time": RELATIONS[name].time}
+
+
 def insist_known(name: str) -> None:
     """
     Insist on a relation or time series called *name*.
@@ -187,6 +203,8 @@ def insist_known(name: str) -> None:
     Raises:
         InputError: There is none; the message names the nearest.
     """
+    if not isinstance(name, str):
+        raise InputError(f"table is {shown(name)}, expected its name")
     if name not in RELATIONS and name not in SERIES:
         raise InputError(f'table "{name}" does not exist: {suggestion(name, [*SERIES, *RELATIONS])}')
 
@@ -231,7 +249,7 @@ def select(
     relation: Relation,
     *,
     window: Window | None = None,
-    filters: Mapping[str, Sequence[str]] | None = None,
+    filters: Mapping[str, object] | None = None,
     ids: bool = False,
 ) -> Selection:
     """
@@ -239,12 +257,12 @@ def select(
 
     Args:
         window: Rows of that time; what has a beginning and an end is chosen when it touches the window.
-        filters: ``agent``, ``host``, ``metric``, ``workflow`` to names, ``type``, ``task_type``, ``state`` to values.
+        filters: ``agent``, ``host``, ``metric``, ``workflow`` to names, columns of text, whole numbers and flags to values.
         ids: Leave ids as they are. Otherwise names of agents, hosts and metrics take their place, and a workflow's name
             stands beside its id.
 
     Raises:
-        InputError: The relation has no time, no such column of text, or that cannot have such a value.
+        InputError: The relation has no time, no such column to choose by, or that cannot have such a value.
         UnknownName: There is no agent, host, metric or workflow of a name; no row has that text.
     """
     own = relation.columns
@@ -278,9 +296,9 @@ def _conditions(
     reader: Reader,
     relation: Relation,
     window: Window | None,
-    filters: Mapping[str, Sequence[str]],
+    filters: Mapping[str, object],
 ) -> tuple[list[str], dict[str, object]]:
-    texts = [each.name for each in relation.columns if pa.types.is_string(each.type) and not each.json]
+    choosable = _choosable(relation)
     conditions: list[str] = []
     parameters: dict[str, object] = {}
     if window is not None:
@@ -294,20 +312,47 @@ def _conditions(
             )
         else:
             conditions.append(f"t.{relation.time} >= :start")
-    for name, values in filters.items():
+    for name, given in filters.items():
         pointing = _pointing(relation, name)
         if pointing:
-            ids = ", ".join(map(str, names.ids_of(reader, _NAMED[name], values)))
+            ids = ", ".join(map(str, names.ids_of(reader, _NAMED[name], asked.names(name, given))))
             conditions.append(f"({' OR '.join(f't.{column} IN ({ids})' for column in pointing)})")
-        elif name in texts:
-            _insist_there(reader, relation, name, values)
+        elif name in choosable:
+            values = _values(choosable[name], given)
+            _insist_there(reader, relation, choosable[name], values)
             keys = [f"{name}_{place}" for place in range(len(values))]
             parameters |= dict(zip(keys, values, strict=True))
             conditions.append(f"t.{name} IN ({', '.join(f':{key}' for key in keys)})")
         else:
-            known = dict.fromkeys([*(each for each in _NAMED if _pointing(relation, each)), *texts])
+            known = dict.fromkeys([*(each for each in _NAMED if _pointing(relation, each)), *choosable])
             raise InputError(f"{relation.name} has no {name} to choose by, expected {', '.join(known) or 'no filter'}")
     return conditions, parameters
+
+
+def _choosable(relation: Relation) -> dict[str, Field]:
+    """Return the columns that a filter of values goes by, texts first: moments a window chooses, JSON nothing."""
+    texts = [each for each in relation.columns if pa.types.is_string(each.type) and not each.json]
+    plain = [each for each in relation.columns if pa.types.is_integer(each.type) or pa.types.is_boolean(each.type)]
+    return {each.name: each for each in (*texts, *plain)}
+
+
+def _values(column: Field, given: object) -> tuple[object, ...]:
+    """Return what a filter asks of *column* as the database compares it, each once."""
+    if pa.types.is_string(column.type):
+        return asked.names(column.name, given)
+    flag = pa.types.is_boolean(column.type)
+    answer: list[object] = []
+    for value in asked.several(column.name, given):
+        is_flag = isinstance(value, bool | np.bool_)
+        if (
+            is_flag != flag
+            or not isinstance(value, bool | np.bool_ | int | np.integer)
+            or abs(int(value)) > _MAX_NUMBER
+        ):
+            expected = "True or False" if flag else "a whole number of 64 bits, a list of them"
+            raise InputError(f"{column.name} is {shown(value)}, expected {expected}, or None for all")
+        answer.append(bool(value) if flag else int(value))
+    return tuple(dict.fromkeys(answer))
 
 
 def _pointing(relation: Relation, name: str) -> list[str]:
@@ -319,12 +364,12 @@ def _pointing(relation: Relation, name: str) -> list[str]:
     return [each.name for each in relation.columns if _POINTERS.get(each.name, ("",))[0] == _NAMED[name]]
 
 
-def _insist_there(reader: Reader, relation: Relation, column: str, wanted: Sequence[str]) -> None:
+def _insist_there(reader: Reader, relation: Relation, column: Field, wanted: Sequence[object]) -> None:
     """Insist that what is asked for can be in *column*, or, where that may hold any text, that it is in some row."""
     table = _TABLES.get(_SHOWN.get(relation.name, relation.name))
-    allowed = () if table is None else values_of(table, column)
+    allowed = () if table is None else values_of(table, column.name)
     for value in wanted:
         if allowed and value not in allowed:
-            raise InputError(f'{column} of {relation.name} is "{value}", expected one of {", ".join(allowed)}')
-        if not allowed:
-            names.insist_there(reader, relation.name, column, value)
+            raise InputError(f'{column.name} of {relation.name} is "{value}", expected one of {", ".join(allowed)}')
+        if not allowed and isinstance(value, str):
+            names.insist_there(reader, relation.name, column.name, value)

@@ -6,7 +6,7 @@ All of a file is of one moment of the database. Rows come in the order of time, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from reports.exports import files, relations
 from reports.exports.arrow import Reader, reading
-from reports.exports.frames import empty_frame
+from reports.exports.frames import empty_frame, relation_attrs
 from reports.exports.relations import Selection
 from reports.exports.series import Series, ask, insist_kept
 from reports.exports.tables import Shape, described, shaped
@@ -78,7 +78,7 @@ def export_relation(
     progress: Progress,
     *,
     window: Window | None = None,
-    filters: Mapping[str, Sequence[str]] | None = None,
+    filters: Mapping[str, object] | None = None,
     ids: bool = False,
 ) -> Exported:
     """
@@ -102,20 +102,23 @@ def export_relation(
             done += table.num_rows
             progress(table.num_rows, done / count if count else None)
 
-        rows = files.write(target, _relation_schema(selection), _relation_tables(selection, reader), told)
+        like = empty_frame(selection.fields)
+        like.attrs.update(relation_attrs(name, selection.fields, window))
+        schema = described(_relation_schema(selection), like)
+        rows = files.write(target, schema, _relation_tables(selection, schema, reader), told)
     return Exported(rows=rows, relation=name, window=window)
 
 
 def _relation_schema(selection: Selection) -> pa.Schema:
-    fields = [
-        pa.field(each.name, pa.dictionary(pa.int32(), pa.string()) if each.category else each.type)
-        for each in selection.fields
-    ]
-    return described(pa.schema(fields), empty_frame(selection.fields))
+    return pa.schema(
+        [
+            pa.field(each.name, pa.dictionary(pa.int32(), pa.string()) if each.category else each.type)
+            for each in selection.fields
+        ]
+    )
 
 
-def _relation_tables(selection: Selection, reader: Reader) -> Iterator[pa.Table]:
-    schema = _relation_schema(selection)
+def _relation_tables(selection: Selection, schema: pa.Schema, reader: Reader) -> Iterator[pa.Table]:
     for batch in selection.stream(reader):
         columns = [
             column.dictionary_encode() if field.category else column

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from reports.arguments import REACH
 from storage.errors import InputError, NotRolledUp
 from storage.model import ROLLUPS, Table, Tier, Window
 
@@ -16,6 +17,8 @@ from storage.model import ROLLUPS, Table, Tier, Window
 TOLD_IN = ((Tier.M1, timedelta(hours=6)), (Tier.H1, timedelta(days=60)))
 
 AUTO = "auto"
+
+_LONGEST = REACH.end - REACH.start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +45,14 @@ def choose(table: Table, window: Window, step: timedelta | None, kept: Mapping[T
         The coarsest tier that divides *step*, and *window* in whole buckets of *step*.
 
     Raises:
-        InputError: *step* is not a number of whole minutes.
+        InputError: *step* is not a number of whole minutes, or longer than any window.
         NotRolledUp: *window* reaches below what is kept.
     """
     if step is not None:
-        if step < Tier.M1.step or step % Tier.M1.step:
+        if step < Tier.M1.step or step % Tier.M1.step or step > _LONGEST:
+            expected = f"{_LONGEST.days:,} days at the most" if step > _LONGEST else "whole minutes"
             raise InputError(
-                f"step is {step.total_seconds():g} s, expected whole minutes: leave it to auto, or ask for raw samples"
+                f"step is {step.total_seconds():g} s, expected {expected}: leave it to auto, or ask for raw samples"
             )
         tier = max((each for each in ROLLUPS if not step % each.step), key=lambda each: each.step)
         return _held(table, tier, Choice(tier=tier, step=step, window=window.aligned(step)), kept)

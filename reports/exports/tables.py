@@ -6,6 +6,7 @@ Their columns are those of the frames in ``reports.exports.frames``, and a Parqu
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -184,7 +185,12 @@ def _wide(question: Question, shape: Shape, reader: Reader) -> tuple[pa.Schema, 
 
 
 def _columns(question: Question, reader: Reader) -> dict[tuple[str, str], str]:
-    """Return every series that has a row, metric and entity, and what its column is called; in order of both."""
+    """
+    Return every series that has a row, metric and entity, and what its column is called; in order of both.
+
+    Raises:
+        InputError: Two columns would have one name.
+    """
     shown = question.shown(reader)
     found: set[tuple[str, str]] = set()
     for batch in shown.to_batches():
@@ -193,7 +199,14 @@ def _columns(question: Question, reader: Reader) -> dict[tuple[str, str], str]:
         told = map("".join, zip(*metric, strict=True)) if metric else ("" for _ in entities)
         found |= set(zip(told, entities, strict=True))
     many = len({metric for metric, _ in found}) > 1
-    return {(metric, entity): f"{metric}@{entity}" if many else entity for metric, entity in sorted(found)}
+    columns = {(metric, entity): f"{metric}@{entity}" if many else entity for metric, entity in sorted(found)}
+    taken = Counter([question.time, *columns.values()])
+    twice = next((name for name, times in taken.items() if times > 1), None)
+    if twice is not None:
+        raise InputError(
+            f"a wide file would have two columns called {twice}: choose other agents or metrics, or a file that is not wide"
+        )
+    return columns
 
 
 def _spread(

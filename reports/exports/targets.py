@@ -40,6 +40,9 @@ class Compression(StrEnum):
     NONE = "none"
 
 
+#: Characters of its name that a file begins with while it is written: at four bytes each a name may still be 255 long.
+_SHOWN_CHARS = 60
+
 _ENDINGS = MappingProxyType({".parquet": Format.PARQUET, ".pq": Format.PARQUET, ".csv": Format.CSV})
 
 
@@ -79,12 +82,13 @@ def insist_free(target: Target) -> None:
     """
     if target.path is None:
         return
+    path = _followed(target.path)
     try:
-        mode = target.path.lstat().st_mode
+        mode = path.lstat().st_mode
     except FileNotFoundError:
-        if not target.path.parent.is_dir():
+        if not path.parent.is_dir():
             raise ExportError(
-                f"file {target.path} cannot be written: there is no folder {target.path.parent}: make it, or name another"
+                f"file {target.path} cannot be written: there is no folder {path.parent}: make it, or name another"
             ) from None
         return
     except OSError as exc:
@@ -109,13 +113,19 @@ def sink(target: Target) -> Iterator[BinaryIO]:
     if target.path is None:
         if target.stream is None:
             raise AssertionError("BUG: neither a file nor a stream to write to")
-        yield target.stream
-        target.stream.flush()
+        try:
+            yield target.stream
+            target.stream.flush()
+        except BrokenPipeError:
+            # Whoever reads has enough, which is no failure.
+            raise
+        except OSError as exc:
+            raise ExportError(f"standard output cannot be written: {_said(exc)}: mend that, or name a file") from exc
         return
     insist_free(target)
-    path = target.path
+    path = _followed(target.path)
     # Beside it: only within a file system can a name be given at once.
-    unfinished = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
+    unfinished = path.with_name(f".{path.name[:_SHOWN_CHARS]}.{uuid4().hex[:8]}.part")
     try:
         with _made(unfinished) as file:
             yield file
@@ -123,9 +133,10 @@ def sink(target: Target) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         _name(unfinished, path, force=target.force)
     except OSError as exc:
-        raise _failed(path, exc) from exc
+        raise _failed(target.path, exc) from exc
     finally:
-        with suppress(FileNotFoundError):
+        # It has its name by now, or it never came to be.
+        with suppress(OSError):
             unfinished.unlink()
 
 
@@ -153,6 +164,17 @@ def _name(unfinished: Path, path: Path, *, force: bool) -> None:
         unfinished.rename(path)
 
 
+def _followed(path: Path) -> Path:
+    """Return the file that *path* leads to: a link stays, what it points to is what is written."""
+    # Of a path that cannot be looked at this says no, where a Path would raise.
+    return Path(os.path.realpath(path)) if os.path.islink(path) else path
+
+
 def _failed(path: Path, exc: OSError) -> ExportError:
-    said = (exc.strerror or str(exc)).lower()
-    return ExportError(f"file {path} cannot be written: {said}: nothing is left of it; mend that, or name another")
+    return ExportError(
+        f"file {path} cannot be written: {_said(exc)}: nothing is left of it; mend that, or name another"
+    )
+
+
+def _said(exc: OSError) -> str:
+    return (exc.strerror or str(exc)).lower()

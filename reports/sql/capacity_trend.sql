@@ -117,5 +117,4 @@ JOIN metrics AS n ON n.id = l.metric_id
 WHERE CAST(:host AS text) IS NULL
    OR h.name = :host
 ORDER BY h.name,
-         n.name,
-         labels
+         n.name

@@ -1,5 +1,6 @@
 -- incidents --
--- The incidents that overlap [start, end), the latest first; each with all of its own time.
+-- The incidents that overlap [start, end), the latest first; each with all of its own time. One that is open goes on
+-- until now.
 SELECT i.agent,
        i.type,
        i.started_at,
@@ -11,7 +12,7 @@ SELECT i.agent,
        i.open
 FROM incidents AS i
 WHERE i.started_at < :end
-  AND (i.ended_at IS NULL OR i.ended_at > :start)
+  AND (i.ended_at > :start OR i.ended_at IS NULL AND i.duration_s > seconds_between(i.started_at, :start))
   AND (CAST(:agent AS text) IS NULL OR i.agent = :agent)
   AND (CAST(:type AS text) IS NULL OR i.type = :type)
 ORDER BY i.started_at DESC,

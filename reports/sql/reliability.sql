@@ -1,6 +1,7 @@
 -- reliability --
 -- How often each agent failed in [start, end), for how long, and how long it worked in between. Downtime is cut at the
--- ends of the window; the time to repair is told of whole incidents, of those that ended in it.
+-- ends of the window; the time to repair is told of whole incidents, of those that ended in it. An incident that is open
+-- goes on until now, and until is where the part of the window ends that has passed.
 -- Uptime is time in which somebody saw the agent work: each slot that was up stands for the mean interval of the agent's
 -- schedule in the window. Pauses, and what nobody observed, are none.
 WITH scheduled AS (
@@ -9,9 +10,9 @@ WITH scheduled AS (
     FROM (
         SELECT v.agent_id,
                v.interval_s,
-               slots_between(:start, :end, v.from_ts, v.to_ts, v.interval_s, v.offset_s) AS slots
+               slots_between(:start, :until, v.from_ts, v.to_ts, v.interval_s, v.offset_s) AS slots
         FROM agent_schedules AS v
-        WHERE v.from_ts < :end
+        WHERE v.from_ts < :until
           AND (v.to_ts IS NULL OR v.to_ts > :start)
           AND v.state = 'active'
     ) AS s
@@ -61,13 +62,18 @@ WITH scheduled AS (
            seconds_between(i.started_at, :end) AS until_end_s
     FROM incidents AS i
     WHERE i.started_at < :end
-      AND (i.ended_at IS NULL OR i.ended_at >= :start)
+      AND (i.ended_at >= :start OR i.ended_at IS NULL AND i.duration_s > seconds_between(i.started_at, :start))
 ), incident AS (
     SELECT t.agent_id,
            CASE WHEN t.began THEN 1 ELSE 0 END AS began,
            CASE WHEN t.ended THEN t.duration_s END AS repaired_s,
            CASE WHEN t.ended THEN 0 ELSE 1 END AS open,
-           CASE WHEN t.duration_s < t.until_end_s THEN t.duration_s ELSE t.until_end_s END - t.before_s AS down_s
+           CASE
+               -- One that began by a clock that is ahead of the server's.
+               WHEN t.duration_s < 0 THEN 0
+               WHEN t.duration_s < t.until_end_s THEN t.duration_s - t.before_s
+               ELSE t.until_end_s - t.before_s
+           END AS down_s
     FROM touching AS t
 ), failed AS (
     SELECT i.agent_id,

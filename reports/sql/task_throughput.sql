@@ -119,7 +119,7 @@ SELECT y.task_type,
        CAST(COALESCE(m.failed, 0) AS bigint) AS failed,
        CAST(COALESCE(m.cancelled, 0) AS bigint) AS cancelled,
        CAST(COALESCE(m.completed, 0) AS double precision) * 3600
-           / NULLIF(CAST(:window_s AS double precision), 0) AS completed_per_hour,
+           / NULLIF(CAST(:passed_s AS double precision), 0) AS completed_per_hour,
        p.duration_p50_s,
        p.duration_p95_s,
        p.duration_p99_s,

@@ -71,5 +71,5 @@ LEFT JOIN pivoted AS p ON p.sender_id = c.sender_id AND p.recipient_id = c.recip
 ORDER BY c.messages DESC,
          c.payload_bytes DESC,
          a.name,
-         b.name
+         COALESCE(b.name, '*')
 LIMIT :limit

@@ -1,6 +1,6 @@
 -- workflow_summary --
--- The workflows that were there in [start, end): made before its end, and not finished before its start; the latest
--- first. workflow_id is for the report, which adds the critical path.
+-- The workflows that were there in [start, end): made before its end, and not finished before its start, or not until
+-- now; the latest first. workflow_id is for the report, which adds the critical path.
 WITH chosen AS (
     SELECT w.workflow_id,
            w.workflow,
@@ -19,7 +19,7 @@ WITH chosen AS (
            w.elapsed_s
     FROM workflow_progress AS w
     WHERE w.created_at < :end
-      AND (w.finished_at IS NULL OR w.finished_at >= :start)
+      AND (w.finished_at >= :start OR w.finished_at IS NULL AND :start <= :now)
       AND (CAST(:workflow AS text) IS NULL OR w.workflow = :workflow)
       AND (CAST(:workflow_type AS text) IS NULL OR w.workflow_type = :workflow_type)
     ORDER BY w.created_at DESC,
@@ -64,7 +64,7 @@ WITH chosen AS (
     SELECT w.id
     FROM workflows AS w
     WHERE w.created_at < :end
-      AND (w.finished_at IS NULL OR w.finished_at >= :start)
+      AND (w.finished_at >= :start OR w.finished_at IS NULL AND :start <= :now)
       AND (CAST(:workflow AS text) IS NULL OR w.name = :workflow)
       AND (CAST(:workflow_type AS text) IS NULL OR w.type = :workflow_type)
     ORDER BY w.created_at DESC,

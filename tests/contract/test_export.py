@@ -27,6 +27,7 @@ from storage.errors import InputError, NotRolledUp, TransientStorageError, Unkno
 from storage.model import Outcome, Table, Tier, Window
 from storage.store import Store
 from tests.batches import NOON, Spool, every
+from tests.fleet import add_agent
 from tests.series import HOUR, at, fill, work
 
 pytestmark = pytest.mark.each_kind
@@ -180,6 +181,8 @@ def test_wide_files_have_a_column_per_series(store: Store, tmp_path: Path, monke
     ]
     exported(store, HEALTH, Shape(raw=True, wide=True), tmp_path / "latency.parquet")
     assert pd.read_parquet(tmp_path / "latency.parquet")["ünï-✓"].dropna().tolist() == [30.0]
+    with pytest.raises(InputError, match="column outcome is of type category, expected one of numbers: late_ms"):
+        exported(store, HEALTH, Shape(raw=True, wide=True, value="outcome"), tmp_path / "text.parquet")
     monkeypatch.setattr(tables, "MAX_COLUMNS", 2)
     with pytest.raises(InputError, match="a wide file would have 4 columns, expected 2 at the most"):
         exported(store, AGENT, Shape(raw=True, wide=True), tmp_path / "many.parquet")
@@ -198,6 +201,9 @@ def test_relations_are_read_back_as_their_frames(store: Store, tmp_path: Path) -
         assert done.rows == len(expected)
         assert list(found.columns) == list(expected.columns)
         assert_frame_equal(found[plain], expected[plain], check_categorical=False, check_index_type=False)
+        assert found.attrs == expected.attrs
+    export_relation(store, "tasks", target(tmp_path / "hour.parquet"), silent, window=HOUR, filters={"attempts": 0})
+    assert pd.read_parquet(tmp_path / "hour.parquet").attrs == frames.tasks(store, window=HOUR).attrs
 
 
 def test_rows_are_in_order_across_partitions(store: Store, tmp_path: Path) -> None:
@@ -231,6 +237,52 @@ def test_compression_is_that_of_the_file(store: Store, tmp_path: Path) -> None:
             used = found.metadata.row_group(0).column(0).compression
 
         assert used == {"none": "UNCOMPRESSED"}.get(each.value, each.value.upper())
+
+
+def test_wide_files_have_each_column_once(store: Store, tmp_path: Path) -> None:
+    """Two series that would share a column, or take that of the moments, are refused before there is a file."""
+    fill(store)
+    for name in ("b@c", "c", "ts"):
+        add_agent(store, name)
+    store.write(Spool().batch(samples=[("b@c", "a", at(0), 1.0), ("c", "a@b", at(0), 2.0), ("ts", "x", at(0), 3.0)]))
+    for metrics, twice in ((("a", "a@b"), "a@b@c"), (("x",), "ts")):
+        series = Series(table=Table.AGENT, metrics=metrics)
+        with pytest.raises(InputError, match=f"would have two columns called {twice}: choose other agents or metrics"):
+            exported(store, series, Shape(raw=True, wide=True), tmp_path / "x.parquet")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_links_lead_to_the_file_that_is_written(store: Store, tmp_path: Path) -> None:
+    """A link stays, and so does what it points to without force; what leads nowhere gets its file there."""
+    fill(store)
+    old, link, ahead = (tmp_path / name for name in ("old.csv", "link.csv", "ahead.csv"))
+    old.write_text("mine")
+    link.symlink_to("old.csv")
+    ahead.symlink_to("new.csv")
+    (tmp_path / "round.csv").symlink_to("round.csv")
+    (tmp_path / "null.csv").symlink_to("/dev/null")
+
+    with pytest.raises(InputError, match=r"link.csv is there already"):
+        exported(store, HEALTH, RAW, link)
+    assert old.read_text() == "mine"
+    export_series(store, HEALTH, HOUR, RAW, target(link, force=True), silent)
+    exported(store, HEALTH, RAW, ahead)
+    assert [path.is_symlink() for path in (old, link, ahead, tmp_path / "new.csv")] == [False, True, True, False]
+    assert old.read_bytes() == ahead.read_bytes() != b"mine"
+    for name in ("round.csv", "null.csv"):
+        with pytest.raises(InputError, match=f"{name} is not a file: name another"):
+            export_series(store, HEALTH, HOUR, RAW, target(tmp_path / name, force=True), silent)
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_names_are_as_long_as_the_file_system_allows(store: Store, tmp_path: Path) -> None:
+    """While it is written a file needs no longer name than its own; what is too long is told under the name that was given."""
+    fill(store)
+    for name in ("n" * 251 + ".csv", "ü" * 125 + ".csv"):
+        assert exported(store, HEALTH, RAW, tmp_path / name).rows == 6
+    with pytest.raises(ExportError, match=r"^file [^ ]*/n{252}\.csv cannot be written: file name too long"):
+        exported(store, HEALTH, RAW, tmp_path / ("n" * 252 + ".csv"))
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 # ---------------------------------------------------------------- when something goes wrong

@@ -18,7 +18,7 @@ import pytest
 from pandas.testing import assert_frame_equal
 from sqlalchemy import text
 
-from fleetpulse import frames
+from fleetpulse import DatabaseManager, frames
 from reports.catalogue import CATALOGUE
 from reports.definition import Column
 from reports.exports import arrow, relations
@@ -294,13 +294,99 @@ def test_what_retention_drops_meanwhile_is_noticed(store: Store, monkeypatch: py
 
 def test_steps_that_are_none_are_refused(store: Store) -> None:
     """A step is whole minutes."""
-    for step in ("soon", "90s", "1us", "-1h", "0min", "nat"):
+    for step in ("soon", "90s", "1us", "-1h", "0min", "nat", "15", 5, True, timedelta(days=10**6)):
         with pytest.raises(InputError, match="step is "):
-            frames.health(store, HOUR, step=step)
+            frames.health(store, HOUR, step=step)  # type: ignore[arg-type]  # what is tried
     minutes = frames.health(store, HOUR, step="2min")
     for step in ("soon", "0s", "-2min", "3min"):
         with pytest.raises(InputError, match="step is "):
             frames.resample(minutes, step)
+
+
+# ---------------------------------------------------------------- frames that are not as they came
+
+
+def test_frames_that_lost_their_attrs_are_not_guessed_at(store: Store) -> None:
+    """concat and merge drop what is a counter: a mean in place of a sum would be wrong without a word."""
+    fill(store)
+    first, second = Window(at(0), at(60)), Window(at(60), at(120))
+    parts = [frames.agent_metrics(store, ["depth", "tokens_total"], each, step="1min") for each in (first, second)]
+    both = pd.concat(parts)
+    tokens = both[both["metric"] == "tokens_total"]
+    health = pd.concat([frames.health(store, each, step="1min") for each in (first, second)])
+
+    assert parts[0].attrs["step_s"] == 60
+    assert both.attrs == {}
+    with pytest.raises(InputError, match=r'whether depth is a gauge or a counter: .* value="sum" or "avg"'):
+        frames.wide(both)
+    with pytest.raises(InputError, match=r'does not say its step: .* value="latency_avg"'):
+        frames.wide(health)
+    for frame in (both, health):
+        with pytest.raises(InputError, match=r"does not say its step: .* frame.attrs\[\"step_s\"\]"):
+            frames.resample(frame, "1h")
+    assert frames.wide(tokens, "sum").sum().sum() == tokens["sum"].sum() == 157
+    assert frames.wide(health, "latency_avg")["web-1"].tolist() == [15.0, 60.0]
+    both.attrs = {**parts[0].attrs, "metric_kinds": {"depth": "gauge", "tokens_total": "counter"}}
+    assert frames.wide(both).sum().loc["tokens_total"].tolist() == [7.0, 150.0]
+    assert frames.resample(both, "1h")["n"].sum() == 7
+    both.attrs["step_s"] = 3600
+    with pytest.raises(InputError, match="has rows between its steps of 3600 s"):
+        frames.resample(both, "2h")
+
+
+def test_moments_are_the_index_in_whatever_zone(store: Store) -> None:
+    """Buckets are those of UTC for a frame in Kathmandu or on the night that clocks go back; what is no moment is refused."""
+    fill(store)
+    health = frames.health(store, HOUR, step="1min")
+    hourly = frames.resample(health, "1h")
+    night = pd.date_range("2026-10-24 22:00", periods=8, freq="1h", tz="UTC", name="bucket", unit="ns")
+    numbers = dict.fromkeys(("n", "sum", "min", "max", "last", "avg"), 1.0)
+    local = pd.DataFrame(
+        {"agent": "a", "metric": "m", "labels": "", **numbers}, index=night.tz_convert("Europe/Berlin")
+    )
+    local.attrs = {"step_s": 3600.0, "metric_kinds": {"m": "gauge"}}
+
+    for zone in ("Asia/Kathmandu", "America/St_Johns"):
+        moved = health.tz_convert(zone)
+        assert_frame_equal(frames.resample(moved, "1h"), hourly)
+        assert_frame_equal(frames.wide(moved), frames.wide(health))
+    assert frames.resample(local, "2h")["n"].tolist() == [2, 2, 2, 2]
+    assert frames.wide(local).index.equals(night.as_unit("us"))
+    none: Any = None
+    for frame, said in (
+        (health.reset_index(), 'an index of type int64, expected moments: set_index("bucket")'),
+        (frames.tasks(store), "an index of type int64, expected moments"),
+        (health.tz_localize(None), "moments without a zone"),
+        (health.set_axis(health.index.where(health["n"] > 1)), "moments that are missing"),
+        (none, "frame is a value of type NoneType"),
+    ):
+        for shape in (frames.wide, lambda each: frames.resample(each, "1h")):
+            with pytest.raises(InputError, match=re.escape(said)):
+                shape(frame)
+
+
+def test_what_cannot_be_reshaped_is_refused(store: Store) -> None:
+    """Frames of other things, columns that are no numbers, rows that are nobody's."""
+    fill(store)
+    health, samples = frames.health(store, HOUR), frames.agent_samples(store, None, HOUR)
+    load = frames.report_frame(run(store, "system_load", window=HOUR))
+
+    for frame in (frames.wide(health), load, health[["agent", "n"]], health.drop(columns="late_max")):
+        with pytest.raises(InputError, match="expected those of a tier or of raw rows, as they came"):
+            frames.resample(frame, "1h")
+    for value in ("agent", "last_outcome"):
+        with pytest.raises(
+            InputError, match=f"column {value} is of type category, expected one of numbers: n, healthy"
+        ):
+            frames.wide(health, value)
+    for none in (["n"], 5, ""):
+        with pytest.raises(InputError, match="frame has no column "):
+            frames.wide(health, none)  # type: ignore[arg-type]  # what is tried
+    with pytest.raises(InputError, match="frame has rows without agent, expected one in each"):
+        frames.wide(samples.assign(agent=samples["agent"].where(samples["agent"] == "web-1")))
+    with pytest.raises(InputError, match="frame has the column n twice"):
+        frames.wide(pd.concat([health, health[["n"]]], axis=1))
+    assert frames.wide(samples.drop(columns="labels")).shape == frames.wide(samples).shape
 
 
 # ---------------------------------------------------------------- the relational half
@@ -359,10 +445,6 @@ def test_tables_are_chosen_by_time_and_by_value(store: Store) -> None:
         frames.tasks(store, workflow="nigth")
     with pytest.raises(InputError, match='state of tasks is "done", expected one of pending, running, completed'):
         frames.tasks(store, state=["failed", "done"])
-    with pytest.raises(InputError, match="priority to choose by, expected agent, workflow, type"):
-        table_frame(store, "tasks", priority="3")
-    with pytest.raises(InputError, match=r"type is 3, expected text"):
-        frames.tasks(store, type=3)  # type: ignore[arg-type]  # what is tried
     for wrong in (["web"], "", 3):
         with pytest.raises(InputError, match="expected the type of agents"):
             frames.health(store, HOUR, type=wrong)  # type: ignore[arg-type]  # what is tried
@@ -374,6 +456,76 @@ def test_tables_are_chosen_by_time_and_by_value(store: Store) -> None:
         frames.task_runs(store, task_type="thnik")
     with pytest.raises(InputError, match='table "agnets" does not exist: did you mean "agents"'):
         table_frame(store, "agnets")
+
+
+#: Filters that cannot be, and what is said of them.
+NO_FILTERS: list[tuple[str, dict[str, Any], str]] = [
+    ("tasks", {"type": 3}, "type is 3, expected text"),
+    ("tasks", {"type": []}, "type is an empty list, expected one or more"),
+    ("tasks", {"agent": ["web-1", None]}, "agent is None, expected text"),
+    ("tasks", {"agent": b"web-1"}, "agent is b'web-1', expected text"),
+    ("tasks", {"workflow": "a\0b"}, "expected text without NUL and halves of surrogate pairs"),
+    ("tasks", {"type": "\ud800"}, "expected text without NUL and halves of surrogate pairs"),
+    ("tasks", {"priority": "3"}, "priority is '3', expected a whole number of 64 bits"),
+    ("tasks", {"id": 2**63}, "id is 9223372036854775808, expected a whole number of 64 bits"),
+    ("tasks", {"id": True}, "id is True, expected a whole number"),
+    ("tasks", {"due_at": "x"}, "tasks has no due_at to choose by, expected agent, workflow, type"),
+    ("tasks", {"payload": {}}, "tasks has no payload to choose by, expected agent, workflow, type"),
+    ("fleet_health", {"stale": "true"}, "stale is 'true', expected True or False"),
+    ("fleet_health", {"stale": 1}, "stale is 1, expected True or False"),
+]
+
+
+def test_filters_fit_their_columns(store: Store) -> None:
+    """Numbers and flags choose as texts do, the same on every engine; what cannot be in a column is refused in words."""
+    fill(store)
+    work(store)
+
+    assert table_frame(store, "tasks", name="draft")["name"].tolist() == ["draft"]
+    assert table_frame(store, "tasks", attempts=[0, 7], priority=frames.tasks(store)["priority"][0]).shape[0] == 4
+    first = frames.tasks(store)["task_id"][0]
+    assert table_frame(store, "tasks", id=first)["id"].tolist() == [first]
+    assert table_frame(store, "tasks", id=[first, first + 1], type="write")["id"].tolist() == [first + 1]
+    assert [len(table_frame(store, "fleet_health", stale=each)) for each in (True, False, [True, False])] == [0, 3, 3]
+    for name, filters, said in NO_FILTERS:
+        with pytest.raises(InputError, match=re.escape(said)):
+            table_frame(store, name, **filters)
+    for agent in (5, [5], b"x", 1.5, "a\0b", "\ud800"):
+        with pytest.raises(InputError, match=r"^agent is "):
+            frames.health(store, HOUR, agent=agent)  # type: ignore[arg-type]  # what is tried
+
+
+def test_what_is_no_store_window_or_report_is_said(store: Store) -> None:
+    """The likeliest mistakes are told in words: a manager for its store, a text for a window, a frame for a report."""
+    fill(store)
+    manager = DatabaseManager("sqlite://")
+    with closing(manager):
+        wrong: Any
+        for wrong in (manager, None, "sqlite://"):
+            for ask in (frames.tasks, lambda each: frames.health(each, HOUR)):
+                with pytest.raises(InputError, match=r"^store is "):
+                    ask(wrong)
+    for window in ("7d", (NOON, NOON), None):
+        with pytest.raises(InputError, match=r"^window is "):
+            frames.health(store, window)  # type: ignore[arg-type]  # what is tried
+    with pytest.raises(InputError, match=r"^window is "):
+        frames.tasks(store, window="7d")  # type: ignore[arg-type]  # what is tried
+    with pytest.raises(InputError, match=r"^report is "):
+        frames.report_frame(frames.agents(store))  # type: ignore[arg-type]  # what is tried
+    with pytest.raises(InputError, match=r"^table is 5"):
+        table_frame(store, 5)  # type: ignore[arg-type]  # what is tried
+
+
+def test_frames_of_tables_say_what_they_are(store: Store) -> None:
+    """The relation, the window that was asked for, and the units of its columns."""
+    fill(store)
+
+    assert frames.agents(store).attrs == {"table": "agents", "units": {"interval_s": "s", "timeout_s": "s"}}
+    assert frames.tasks(store, window=HOUR).attrs == {
+        "table": "tasks",
+        "units": {},
+        "window": [NOON.isoformat(), at(3600).isoformat()],
+    }
 
 
 def test_samples_are_split_between_the_tasks_that_ran(store: Store) -> None:
@@ -403,6 +555,19 @@ def test_samples_are_split_between_the_tasks_that_ran(store: Store) -> None:
     assert idle["share"].tolist() == [1.0, 1.0, 1.0]
     with pytest.raises(InputError, match="runs has no column started_at"):
         frames.join_tasks(samples, frames.agents(store))
+    runs = frames.task_runs(store)
+    local = frames.join_tasks(
+        samples.tz_convert("Asia/Kathmandu"), runs.assign(started_at=runs["started_at"].dt.as_unit("ns"))
+    )
+    assert local["task_id"].tolist() == joined["task_id"].tolist()
+    with pytest.raises(
+        InputError, match=re.escape('frame has an index of type int64, expected moments: set_index("ts")')
+    ):
+        frames.join_tasks(samples.reset_index(), runs)
+    with pytest.raises(InputError, match="runs has a column started_at of type str, expected moments in a zone"):
+        frames.join_tasks(samples, runs.astype({"started_at": "str"}))
+    with pytest.raises(InputError, match="joined with tasks, where rows stand more than once: resample before"):
+        frames.resample(joined, "1h")
 
 
 def test_agents_stand_beside_their_rows(store: Store) -> None:
@@ -418,8 +583,22 @@ def test_agents_stand_beside_their_rows(store: Store) -> None:
     assert set(joined["interval_s"]) == {60.0}
     assert [team == "blue" for team in joined["label_team"]] == [agent == "web-1" for agent in joined["agent"]]
     assert str(joined["label_team"].dtype) == "category"
-    with pytest.raises(InputError, match="agents has no column colour"):
-        frames.join_agents(joined, frames.agents(store), columns=["colour"])
+    agents = frames.agents(store)
+    one = frames.join_agents(frames.health_records(store, HOUR), agents, columns="type", labels="team")
+    assert_frame_equal(one, joined.drop(columns="interval_s"))
+    bare = frames.join_agents(one[["agent"]], agents.drop(columns="labels"), columns=[])
+    assert list(bare.columns) == ["agent"]
+    wrong: list[tuple[Any, dict[str, Any], str]] = [
+        (agents, {"columns": ["colour"]}, "agents has no column colour"),
+        (agents, {"columns": ["agent"]}, "columns has agent, which rows are joined by"),
+        (agents, {"labels": 5}, "labels is 5, expected text"),
+        (agents.drop(columns="labels"), {"labels": "team"}, "agents has no column labels"),
+        (pd.concat([agents, agents]), {}, 'agents has "db-1" twice'),
+        (None, {}, "agents is a value of type NoneType, expected a data frame"),
+    ]
+    for known, choice, said in wrong:
+        with pytest.raises(InputError, match=said):
+            frames.join_agents(joined, known, **choice)
 
 
 def test_every_public_relation_is_known() -> None:
@@ -560,3 +739,13 @@ def test_reports_become_frames() -> None:
         "window": [NOON.isoformat(), at(3600).isoformat()],
     }
     assert all(one <= other for one, other in pairwise(full.index))
+    own = (
+        Column(name="unit"),
+        Column(name="amount", unit="1"),
+        Column(name="share", unit="ratio"),
+        Column(name="b", unit="By"),
+    )
+    mixed = frames.report_frame(Report(name="x", columns=own, rows=[("s", 1.5, 1.0, 7)], window=None))
+    # What an amount is stands beside it.
+    assert mixed.attrs["units"] == {"share": "ratio", "b": "By"}
+    assert [str(each) for each in mixed.dtypes] == ["category", "float64", "float64", "Int64"]

@@ -118,6 +118,32 @@ def test_reliability_slots_stand_for_the_mean_interval(store: Store) -> None:
     assert set(by_name(only)) == {"a"}
 
 
+def test_open_incident_goes_on_until_now_and_no_further(store: Store) -> None:
+    """
+    Down for ten minutes: 600 s of the two hours around now, and nothing of an hour that has yet to come, nor of one before.
+
+    One that began by a clock that is ahead of the server's has not lasted yet.
+    """
+    now = datetime.now(UTC)
+    for name in ("a", "ahead"):
+        add_agent(store, name)
+        schedule(store, name, now - 20 * MINUTE, None)
+    started = {"a": now - 10 * MINUTE, "ahead": now + 3 * MINUTE}
+    changes = [Transition(agent=name, due=at, old="healthy", new="timeout") for name, at in started.items()]
+    write(store, Spool().batch(transitions=changes))
+    around = Window(now - HOUR, now + HOUR)
+    ahead = Window(now + 30 * MINUTE, now + HOUR)
+    found = by_name(run(store, "reliability", window=around))
+
+    assert found["a"] == ("worker", 1, 0.0, pytest.approx(600, abs=60), None, 0.0, pytest.approx(600, abs=60), True)
+    assert found["ahead"] == ("worker", 1, 0.0, 0.0, None, 0.0, 0.0, True)
+    assert [row[0] for row in run(store, "incidents", window=around).rows] == ["ahead", "a"]
+    for window in (ahead, Window(now - HOUR, now - 15 * MINUTE)):
+        assert run(store, "incidents", window=window).rows == []
+        assert all(row[4] == 0 and row[8] is False for row in run(store, "reliability", window=window).rows)
+    assert run(store, "reliability", window=ahead).rows == []
+
+
 # ---------------------------------------------------------------- latency
 
 
@@ -228,6 +254,21 @@ def test_error_budget_burns_by_the_end_of_the_window(store: Store) -> None:
     assert late.rows[0][9] == pytest.approx(5 / 60 / 0.1)
 
 
+def test_error_budget_of_a_window_that_goes_on_burns_by_the_hour_until_now(store: Store) -> None:
+    """Of the last hour one of four was down, of what came before both: a quarter is 2.5 times the tenth that may be."""
+    now = datetime.now(UTC)
+    add_agent(store, "a")
+    spool = Spool()
+    for ago, outcome in ((100, DOWN), (90, DOWN), (40, UP), (30, UP), (20, UP), (10, DOWN)):
+        write(store, spool.batch(checks=checks("a", [now - ago * MINUTE], outcome)))
+    month = Window(now - DAY, now + 29 * DAY)
+    (row,) = run(store, "error_budget", window=month, options={"target": 0.9}).rows
+
+    assert row[2:5] == (3, 3, 0.5)
+    assert row[9] == pytest.approx(2.5)
+    assert run(store, "error_budget", window=Window(now + DAY, now + 2 * DAY)).rows == []
+
+
 # ---------------------------------------------------------------- capacity_trend
 
 
@@ -314,6 +355,14 @@ def test_capacity_trend_counts_days_of_the_time_zone(store: Store) -> None:
         refresh_all(store, NOON + 5 * DAY)
     with pytest.raises(InputError, match="time zone is UTC-03:00, expected one of the IANA"):
         run(store, "capacity_trend", window=window, tz=datetime.fromisoformat("2026-01-01T00:00-03:00").tzinfo or UTC)
+
+
+def test_capacity_trend_lists_series_as_their_labels_read(store: Store) -> None:
+    """By host and by what is told of their labels, not by how the database writes them."""
+    disks(store, [("h", mount, NOON, 5.0) for mount in ("/b", "/a b", "/a", "/B")])
+    report = run(store, "capacity_trend", window=Window(NOON, NOON + DAY))
+
+    assert [row[2] for row in report.rows] == [f"mountpoint={mount}" for mount in ("/B", "/a", "/a b", "/b")]
 
 
 def test_capacity_trend_of_a_metric_is_any_gauge_of_that_name(store: Store) -> None:

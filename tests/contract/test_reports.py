@@ -20,11 +20,11 @@ from sqlalchemy import update
 from fleetpulse.commands.status import collect
 from fleetpulse.settings import Settings
 from reports.catalogue import CATALOGUE
-from reports.definition import UnknownReport
+from reports.definition import UnknownReport, UnknownValue
 from reports.health_reports import HEALTH
 from reports.render import to_csv, to_json
 from reports.run import run
-from storage.errors import InputError, UnknownName
+from storage.errors import InputError, PermanentStorageError, UnknownName
 from storage.model import Loss, MetricKey, Outcome, Transition, Window, to_us
 from storage.models import Agent
 from storage.queries import load
@@ -310,6 +310,27 @@ def test_reports_refuse_what_does_not_exist_and_say_what_does(store: Store) -> N
     for asked, message in zip(bad, ("filter agent is 7", "option target is '0.9'", "tz is 'UTC'"), strict=True):
         with pytest.raises(InputError, match=message):
             run(store, "error_budget", window=AFTERNOON, **asked)
+
+
+def test_names_that_no_database_holds_are_nobodys(store: Store) -> None:
+    """Told like any other name that is not there, in a line, on every engine."""
+    add_agent(store, "worker-1")
+
+    for text in ("a\0b", "\ud800", "x" * 100_000, ""):
+        with pytest.raises(UnknownValue, match=r"^agent .{2,150} does not exist: expected worker-1$"):
+            run(store, "availability", window=AFTERNOON, filters={"agent": text})
+
+
+def test_values_that_no_database_holds_are_at_fault(store: Store) -> None:
+    """Half of a surrogate pair, and NUL where text has none: trying again cannot help, as queries and snapshots say."""
+    asked = "SELECT 1 AS one FROM agents WHERE name = :name"
+    impossible = ["\ud800"] if store.engine_name == "sqlite" else ["\ud800", "a\0b"]
+
+    for text in impossible:
+        with pytest.raises(PermanentStorageError, match="22021"):
+            store.query(asked, {"name": text})
+        with pytest.raises(PermanentStorageError, match="22021"), store.snapshot() as taken:
+            list(taken.read(asked, {"name": text}))
 
 
 @pytest.mark.parametrize("name", sorted(CATALOGUE))

@@ -147,6 +147,24 @@ def test_throughput_by_agent_workflow_and_type(store: Store) -> None:
     assert rows(store, "task_throughput", window=Window(NOON, NOON)) == []
 
 
+def test_windows_that_go_on_count_what_has_passed(store: Store) -> None:
+    """Two tasks in half an hour are four an hour, whatever is still to come; what goes on is not there before its time."""
+    now = datetime.now(UTC)
+    add_agent(store, "w")
+    with history(store, now) as work:
+        for started in (-900, -600):
+            work.task("t", Run("w", started, started + 60, "completed"), state="completed", made=started - 5)
+        work.workflow("goes on", made=-1000)
+        work.workflow("over", made=-1000, state="completed", started=-900, finished=-800)
+    day, tomorrow = (
+        Window(now + timedelta(minutes=start), now + timedelta(days=1, minutes=start)) for start in (-30, 60)
+    )
+
+    assert rows(store, "task_throughput", window=day)[0]["completed_per_hour"] == pytest.approx(4, rel=0.05)
+    assert picked(rows(store, "workflow_summary", window=day), "workflow") == [("over",), ("goes on",)]
+    assert [rows(store, name, window=tomorrow) for name in ("task_throughput", "workflow_summary")] == [[], []]
+
+
 def test_percentiles_of_every_number_of_values(store: Store) -> None:
     """From one value on, ties included, as numpy's."""
     rng = random.Random(7)
@@ -499,6 +517,17 @@ def test_top_talkers_by_pair_of_sender_and_recipient(store: Store) -> None:
     assert picked(rows(store, "top_talkers", options={"limit": 1}), "sender") == [("a",)]
     assert picked(rows(store, "top_talkers", filters={"agent": "c"}), "sender", "recipient") == [("c", "*")]
     assert len(rows(store, "top_talkers", filters={"agent": "b"})) == 2
+
+
+def test_top_talkers_that_said_as_much_stand_by_name(store: Store) -> None:
+    """Everybody is called * there as well, and stands where * does."""
+    for name in ("a", "!", "b"):
+        add_agent(store, name)
+    with history(store, NOON) as work:
+        for recipient in ("b", None, "!"):
+            work.message("a", recipient, {}, made=1)
+
+    assert picked(rows(store, "top_talkers"), "recipient") == [("!",), ("*",), ("b",)]
 
 
 def test_agent_called_like_everybody_is_one_agent(store: Store) -> None:

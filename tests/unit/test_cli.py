@@ -125,18 +125,33 @@ def test_report_is_documented_column_by_column() -> None:
             ["report", "capacity_trend", "--target", "0.9"],
             'report capacity_trend has no option "target": expected full_at',
         ),
-        (["report", "error_budget", "--target", "1"], "report error_budget option target is 1, expected 0 to 0.999999"),
-        (["report", "error_budget", "--target", "nan"], "report error_budget option target is nan, expected 0 to"),
-        (["report", "error_budget", "--target", "x"], "invalid value for '--target'"),
+        (["report", "error_budget", "--target", "1"], "--target is 1, expected 0 to 0.999999"),
+        (["report", "error_budget", "--target", "0.9999999"], "--target is 0.9999999, expected 0 to 0.999999"),
+        (["report", "error_budget", "--target", "nan"], "--target is nan, expected 0 to 0.999999"),
+        (["report", "error_budget", "--target", "x"], '--target is "x", expected a number: see "fleetpulse report'),
+        (["report", "hot_spots", "--limit", "abc"], '--limit is "abc", expected a whole number: see'),
+        (["report", "hot_spots", "--limit", "0"], "--limit is 0, expected a whole number from 1 to 100000"),
         (["report", "error_budget", "--burn-for", "60"], '--burn-for is "60", expected a duration with its unit'),
-        (["report", "error_budget", "--burn-for", "1s"], "report error_budget option burn_for_s is 1, expected 60 to"),
+        (["report", "error_budget", "--burn-for", "1s"], "--burn-for is 1s, expected 1m to 366d"),
         (["report", "blast_radius"], "report blast_radius needs a filter: expected agent"),
         (["report", "latency", "--tz", "Berlin"], '--tz is "Berlin", did you mean Europe/Berlin'),
         (["report", "latency", "--tz", "Europe"], '--tz is "Europe", did you mean Europe/'),
+        (["report", "latency", "--tz", "localtime"], '--tz is "localtime", expected a name of the IANA'),
+        (["report", "latency", "--tz", "posix/Europe/Berlin"], '--tz is "posix/Europe/Berlin", did you mean Europe/'),
         (["report", "latency", "--tz", "../etc/passwd"], '--tz is "../etc/passwd", expected a name of the IANA'),
         (["report", "incidents", "--since", "1h", "--until", "2h"], "window is empty: --since 1h is"),
+        (["report", "incidents", "--since", ""], '--since is "", expected a duration back from now'),
+        (["report", "fleet_health", "--until", ""], "report fleet_health is about now: expected neither --since nor"),
+        (
+            ["report", "incidents", "--until", "2020-01-01"],
+            "window is empty: --until 2020-01-01 is 2020-01-01T00:00:00+00:00, without --since it begins 1d ago: add",
+        ),
+        (["report", "LATENCY"], 'report "LATENCY" does not exist: did you mean "latency"'),
         (["report", "--lis"], "no such option: --lis"),
-        (["status", "--format", "xml"], "invalid value for '--format'"),
+        (
+            ["status", "--format", "xml"],
+            '--format is "xml", expected one of table, json: see "fleetpulse status --help"',
+        ),
         (["agents", "add", "a", "--interval", "5"], '--interval is "5", expected a duration with its unit'),
         (["agents", "add", "a", "--label", "x"], '--label is "x", expected KEY=VALUE'),
         (["agents", "sync"], "there is no settings file to take agents from: name one with --config"),
@@ -145,7 +160,8 @@ def test_report_is_documented_column_by_column() -> None:
         (["run", "--for", "soon"], '--for is "soon", expected a duration with its unit'),
         (["run", "--for", "0s"], '--for is "0s", expected more than 0s'),
         (["run", "--demo-fleet", "3", "--faults", "9:hang"], 'fault "9:hang" names agent 9: expected 1 to 3'),
-        (["run", "--log-level", "loud"], "invalid value for '--log-level'"),
+        (["run", "--log-level", "loud"], '--log-level is "loud", expected one of debug, info, warning, error: see'),
+        (["run", "--demo-fleet", "-1"], '--demo-fleet is "-1", expected 0 or more: see'),
         (["fleet", "--faults", "3:explode"], 'fault "3:explode" is of an unknown kind'),
     ],
 )
@@ -220,6 +236,9 @@ def test_setting_in_the_environment_is_used(
 
     assert code == 2
     assert '--since is "never"' in capsys.readouterr().err
+    monkeypatch.setenv("FLEETPULSE_FORMAT", "xml")
+    assert cli.call(["status"]) == 2
+    assert capsys.readouterr().err.startswith('error: --format (from the environment) is "xml", expected one of table')
 
 
 def test_report_takes_a_flag_for_each_filter_and_option_of_the_catalogue() -> None:
@@ -289,6 +308,26 @@ def test_closed_pipe_ends_quietly(monkeypatch: pytest.MonkeyPatch, unbuffered: s
 
     assert process.returncode == 0
     assert said == b""
+
+
+def test_closed_output_is_one_line() -> None:
+    """Without standard output there is nowhere to answer to; without standard error nobody is told."""
+    command = f'exec "{sys.executable}" -m fleetpulse report --list'
+    for closed, said in ((">&-", "error: standard output is closed\n"), (">&- 2>&-", "")):
+        answer = subprocess.run(
+            ["sh", "-c", f"{command} {closed}"], stderr=subprocess.PIPE, text=True, timeout=60, check=False, cwd=ROOT
+        )
+
+        assert (answer.returncode, answer.stderr) == (1, said)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")
+def test_full_output_is_named() -> None:
+    """What cannot be written is said to be standard output, once, and once only at the end of the process."""
+    with Path("/dev/full").open("w") as full, _process(["report", "--list"], stdout=full, stderr=-1) as process:
+        _, said = process.communicate(timeout=60)
+
+    assert (process.returncode, said) == (1, b"error: standard output: No space left on device\n")
 
 
 def test_output_off_a_terminal_has_no_colours_and_no_cut_lines() -> None:

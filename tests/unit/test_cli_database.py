@@ -20,7 +20,7 @@ from sqlalchemy import text
 
 from fleetpulse import cli
 from rollups.refresh import refresh_all
-from storage.model import Outcome, Transition
+from storage.model import Loss, Outcome, Table, Tier, Transition
 from storage.open import open_store
 from storage.store import Store
 from tests.batches import NOON, Spool, every
@@ -128,11 +128,11 @@ def test_agents_are_added_shown_paused_resumed_and_retired(terminal: Terminal) -
 
 
 def test_agents_of_unknown_name_are_refused(terminal: Terminal) -> None:
-    """A name that is nobody's is exit 1 with the nearest."""
+    """A name that is nobody's is a mistake of who typed it, told with the nearest."""
     terminal("agents", "add", "worker-1", "-e", "http://127.0.0.1:9/")
     answer = terminal("agents", "pause", "worker-2")
 
-    assert (answer.code, answer.err) == (1, 'error: there is no agent "worker-2": did you mean worker-1\n')
+    assert (answer.code, answer.err) == (2, 'error: there is no agent "worker-2": did you mean worker-1\n')
 
 
 def test_agents_sync_takes_those_of_the_file(terminal: Terminal, tmp_path: Path) -> None:
@@ -229,9 +229,15 @@ def test_report_in_every_form(terminal: Terminal, direct: Store) -> None:
 
 def test_report_of_unknown_agent_is_refused(terminal: Terminal) -> None:
     """A filter that nobody answers to is a mistake, not a report without rows."""
-    answer = terminal("report", "incidents", "--agent", "ghost")
+    nobody = terminal("report", "incidents", "--agent", "ghost")
+    terminal("agents", "add", "Writer-1", "-e", "http://127.0.0.1:9/")
+    shouted = terminal("report", "incidents", "--agent", "WRITER-1")
+    # As the shell hands over what is no UTF-8.
+    broken = terminal("report", "incidents", "--agent", "\udcff")
 
-    assert (answer.code, answer.err) == (2, 'error: agent "ghost" does not exist: expected nothing\n')
+    assert (nobody.code, nobody.err) == (2, 'error: agent "ghost" does not exist: there is none yet\n')
+    assert (shouted.code, shouted.err) == (2, 'error: agent "WRITER-1" does not exist: did you mean "Writer-1"\n')
+    assert (broken.code, broken.err) == (2, "error: agent '\\udcff' does not exist: expected Writer-1\n")
 
 
 def test_what_agents_say_does_not_reach_the_terminal_as_control(terminal: Terminal, direct: Store) -> None:
@@ -262,6 +268,11 @@ def test_status_counts_agents_slots_and_marks(terminal: Terminal, direct: Store)
     document = terminal("status", "--format", "json").json
     words = terminal("status")
     direct.close_session(batch.session)
+    lost = [
+        Loss(agent="up", from_due=now, to_due=now, n=n, reason=reason)
+        for n, reason in ((1, "too_far_ahead"), (1200, "spool_full"))
+    ]
+    direct.write(spool.batch(losses=lost))
     ended = terminal("status")
 
     assert document["agents"] == {"total": 3, "stale": 0, "by_status": {"healthy": 1, "paused": 1, "refused": 1}}
@@ -273,9 +284,27 @@ def test_status_counts_agents_slots_and_marks(terminal: Terminal, direct: Store)
     assert words.code == 0
     assert "agents     3  ● healthy 1  ‖ paused 1  ✖ refused 1\n" in words.out
     assert "collector  test on testhost, pid 1, running for " in words.out
+    assert "lost       nothing in the last hour\n" in words.out
     assert "rollups    up to date\n" in words.out
     assert " down    ✖ refused   1m 3" in words.out
     assert "collector  test on testhost, pid 1, ended " in ended.out
+    assert (
+        "lost       1,201 slots in the last hour: 1,200 dropped, the spool was full; 1 refused, dated too far ahead\n"
+        in ended.out
+    )
+
+
+def test_db_status_has_a_line_for_each_tier(capsys: pytest.CaptureFixture[str]) -> None:
+    """Below headings; from when on a tier is kept that nothing was ever dropped from needs no date."""
+    fleet = Terminal("sqlite:///fleet.db", capsys)
+    made = fleet("db", "upgrade")
+    lines = [line.split() for line in fleet("db", "status").out.splitlines()]
+
+    assert made.code == 0
+    assert lines[0] == ["engine", "sqlite"]
+    assert lines[4] == ["tier", "parts", "size", "marked", "kept", "from"]
+    assert [line[0] for line in lines[6:]] == [table.relation(tier) for table in Table for tier in Tier]
+    assert {line[-1] for line in lines[6:]} == {"everything"}
 
 
 def test_verify_names_what_differs_and_rebuild_repairs_it(terminal: Terminal, direct: Store) -> None:
@@ -294,7 +323,9 @@ def test_verify_names_what_differs_and_rebuild_repairs_it(terminal: Terminal, di
         connection.execute(text("DELETE FROM agent_metrics WHERE ts = :at"), {"at": now})
     lost = terminal("verify")
 
-    assert (proven.code, proven.err.endswith(": holds\n")) == (0, True)
+    assert (proven.code, proven.err.endswith("Z: holds\n")) == (0, True)
+    # Partitions are made for days to come.
+    assert datetime.fromisoformat(proven.err.split()[2].removesuffix(":")) <= datetime.now(UTC)
     assert tampered.code == 1
     assert f"agent_metrics_1h {now:%Y-%m-%dT%H}:00:00Z agent_id 1, metric_id 1: n is 11, expected 10\n" in tampered.out
     assert everything.code == 1
@@ -373,7 +404,7 @@ def test_commands_never_change_the_schema_of_a_named_database(
 
     for answer in answers:
         assert answer.code == 1
-        assert answer.err.endswith(': run "fleetpulse db upgrade"\n')
+        assert ': run "fleetpulse db upgrade"' in answer.err
     assert tables == [(0,)]
 
 

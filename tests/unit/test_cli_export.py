@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,12 +19,17 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import typer
 
 from fleetpulse import cli
+from fleetpulse.commands import export
+from reports.exports.relations import RELATIONS, SERIES
 from storage import schema
+from storage.errors import TransientStorageError
 from storage.model import Outcome, Window
 from storage.open import open_store
 from tests.batches import NOON, Spool, every
+from tests.daemon.conditions import eventually
 from tests.series import HOUR, fill, work
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,11 +129,19 @@ WRONG: list[tuple[list[str], str]] = [
         ["health", "--out", "x.csv", "--wide", "--value", "mean", *SINCE],
         "frame has no column mean, expected one of",
     ),
-]
-MISSING: list[tuple[list[str], str]] = [
+    (
+        ["health", "--out", "x.csv", "--wide", "--value", "last_outcome", *SINCE],
+        "column last_outcome is of type category, expected one of numbers: n, healthy",
+    ),
     (["health", "--out", "x.csv", "--agent", "web-2"], 'there is no agent "web-2": did you mean "web-1"'),
     (["tasks", "--out", "x.csv", "--workflow", "nite"], 'there is no workflow "nite": did you mean "night"'),
-    (["health", "--out", "nowhere/x.csv"], "file nowhere/x.csv cannot be written: there is no folder nowhere"),
+    (["health", "--out", "x.csv", "--type", ""], "type is '', expected the type of agents"),
+    (["tasks", "--out", "x.csv", "--type", ""], "there is no type of tasks '': expected think, write"),
+    (["health", "--out", "x.csv", "--agent", "\udcff"], "agent is '\\udcff', expected text without NUL and"),
+    (["tasks", "--out", "x.csv", "--step", ""], "--step means nothing for tasks: leave it out"),
+    (["tasks", "--out", "x.csv", "--format", "json"], "--format means nothing for export without --list"),
+    ([], "export has no table: name one, --list tells which there are"),
+    (["--list", "healht"], 'table "healht" does not exist: did you mean "health"'),
 ]
 
 
@@ -148,15 +163,33 @@ def test_wrong_usage_is_one_line_exit_2_and_no_file(
     assert not list(tmp_path.glob(".*"))
 
 
-def test_what_is_not_there_is_exit_1(url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A name that nothing has, and a folder that is not there."""
-    for arguments, said in MISSING:
-        code = cli.call(["export", *arguments, "--database-url", url])
-        captured = capsys.readouterr()
+def test_folder_that_is_not_there_is_exit_1(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was typed may be right: the machine is not as it should be."""
+    code = cli.call(["export", "health", "--out", "nowhere/x.csv", "--database-url", url])
+    captured = capsys.readouterr()
 
-        assert (code, captured.out) == (1, "")
-        assert captured.err.startswith(f"error: {said}")
-        assert captured.err.count("\n") == 1
+    assert (code, captured.out) == (1, "")
+    assert captured.err.startswith("error: file nowhere/x.csv cannot be written: there is no folder nowhere")
+    assert captured.err.count("\n") == 1
+
+
+def test_what_can_be_exported_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every name that is taken, with what it is and its column of time; no database is needed for it."""
+    assert cli.call(["export", "--list", "--format", "json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert cli.call(["export", "--list", "task_runs"]) == 0
+    one = capsys.readouterr().out
+
+    assert [each["name"] for each in listed] == [*SERIES, *RELATIONS]
+    assert {each["name"]: (each["kind"], each["time"]) for each in listed}.items() >= {
+        "health": ("time series", "bucket"),
+        "agent_metrics": ("time series", "ts"),
+        "tasks": ("table", "created_at"),
+        "task_dependencies": ("table", ""),
+        "incidents": ("view", "started_at"),
+    }.items()
+    heading, _, row = (line.split() for line in one.splitlines())
+    assert (heading, row) == (["name", "kind", "time"], ["task_runs", "view", "started_at"])
 
 
 def _many(url: str) -> None:
@@ -169,6 +202,10 @@ def _many(url: str) -> None:
         store.write(spool.batch(checks=checks))
 
 
+#: What a file is written in: rows are read while others have been written already.
+PIECES = "from reports.exports import files; files.GROUP_BYTES = 1"
+
+
 @pytest.mark.parametrize("name", ["x.csv", "x.parquet"])
 def test_full_disk_leaves_no_file(url: str, tmp_path: Path, name: str) -> None:
     """The kernel refuses to write on: one line, exit 1, and the folder is as it was."""
@@ -178,7 +215,7 @@ def test_full_disk_leaves_no_file(url: str, tmp_path: Path, name: str) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"
     with process(
         *("export", "health_checks", *SINCE, "--out", name, "--database-url", url),
-        before=limit,
+        before=f"{limit}; {PIECES}",
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as exporting:
@@ -206,7 +243,10 @@ def test_reader_that_has_enough_is_no_failure(url: str) -> None:
     _many(url)
     reader, writer = os.pipe()
     with process(
-        *("export", "health_checks", *SINCE, "--out", "-", "--database-url", url), stdout=writer, stderr=subprocess.PIPE
+        *("export", "health_checks", *SINCE, "--out", "-", "--database-url", url),
+        before=PIECES,
+        stdout=writer,
+        stderr=subprocess.PIPE,
     ) as exporting:
         os.close(writer)
         assert os.read(reader, 20).startswith(b'"ts","agent"')
@@ -214,6 +254,54 @@ def test_reader_that_has_enough_is_no_failure(url: str) -> None:
         _, err = exporting.communicate(timeout=60)
 
     assert (exporting.returncode, err) == (0, "")
+
+
+def test_signals_leave_no_file(url: str, tmp_path: Path) -> None:
+    """Whoever ends an export in the middle finds the folder as it was, and hears nothing but the exit code."""
+    _many(url)
+    before = sorted(each.name for each in tmp_path.iterdir())
+    # The first rows have been read, the next wait.
+    held = "import signal; files._gathered = lambda tables: (signal.pause() or each for each in tables)"
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        with process(
+            *("export", "health_checks", *SINCE, "--out", "x.parquet", "--database-url", url),
+            before=f"{PIECES}; {held}",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as exporting:
+            eventually(lambda: list(tmp_path.glob(".x.parquet.*.part")), "the file was begun")
+            exporting.send_signal(number)
+            out, err = exporting.communicate(timeout=60)
+
+        assert (exporting.returncode, out, err) == (128 + number, "", "")
+        assert sorted(each.name for each in tmp_path.iterdir()) == before
+
+
+def _interrupted(*numbers: signal.Signals) -> None:
+    """Do what a driver does whose callback is interrupted."""
+    try:
+        for each in numbers:
+            signal.raise_signal(each)
+    except KeyboardInterrupt as exc:
+        raise TransientStorageError("reading failed: interrupted") from exc
+    raise TransientStorageError("reading failed")
+
+
+def test_signals_count_whatever_a_driver_makes_of_them() -> None:
+    """What a handler raises may come out as another error; what is ignored stays ignored, and all is as it was behind it."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with pytest.raises(typer.Exit) as left, export._ended_by_signals():
+            _interrupted(signal.SIGHUP, signal.SIGTERM)
+        with pytest.raises(TransientStorageError, match=r"^reading failed$"), export._ended_by_signals():
+            _interrupted(signal.SIGHUP)
+
+        assert left.value.exit_code == 143
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before[signal.SIGHUP])
+    assert {each: signal.getsignal(each) for each in before} == before
 
 
 def _terminal(*arguments: str) -> Iterator[bytes]:

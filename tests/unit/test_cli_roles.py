@@ -81,7 +81,9 @@ def test_database_without_schema_gets_roles_and_a_hint(
         code = call(place, "--apply")
 
     assert code == 0
-    assert 'run "fleetpulse db upgrade"; then do this again' in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert 'run "fleetpulse db upgrade"' in said
+    assert "; then do this again" in said
 
 
 @pytest.mark.parametrize("prefix", ["", "Pulse", "1st", "pg_fleet", "a-b", 'a"b', "a" * 57])

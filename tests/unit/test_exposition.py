@@ -567,7 +567,7 @@ def test_json_over_its_limit_is_refused() -> None:
     at, over = (reader.read(body.ljust(n), b"application/health+json", good=True) for n in (JSON_BYTES, JSON_BYTES + 1))
 
     assert (at.outcome, names(at.parsed)) == (Outcome.HEALTHY, {"a": 1.0})
-    assert (over.outcome, over.reason) == (Outcome.UNHEALTHY, "json over the limit of 1048576 bytes")
+    assert (over.outcome, over.reason) == (Outcome.UNHEALTHY, "json over the limit of 1 MiB")
     assert (list(over.parsed.metrics), over.parsed.rejected) == ([], {"body_limit": 1})
 
 

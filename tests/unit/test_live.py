@@ -103,6 +103,16 @@ def test_picture_lists_troubled_agents_by_urgency_and_the_latest_changes_first()
     assert len(lines) == 24
 
 
+def test_picture_of_one_row_and_of_what_began_before_the_run() -> None:
+    """One row is one row; an agent that was down when the run began has been so for longer than that."""
+    spool = SpoolStats(batches=1, rows=1, size_bytes=1024**2, oldest_us=0)
+    lines = shown(replace(SNAPSHOT, spool=spool, writer=WriterStats(state="up", rows=1, batches=1)))
+
+    assert lines[3].startswith("spool     1 row in 1 batch waits  1.0 of")
+    assert "  1 row written" in lines[4]
+    assert lines[10].split() == ["before", "✖", "timeout", ">", "2m", "05s", "–"]
+
+
 def test_picture_says_how_many_troubled_agents_it_leaves_out() -> None:
     """A fleet that is down as a whole does not hide that more agents are down than fit."""
     many = tuple(
@@ -112,7 +122,7 @@ def test_picture_says_how_many_troubled_agents_it_leaves_out() -> None:
     lines = shown(replace(SNAPSHOT, statuses={"error": 5000}, troubled=many))
     listed = [line for line in lines if line.startswith("a") and "✖ error" in line and not line.startswith("agents")]
 
-    assert any(f"(and {5000 - len(listed)} more)" in line for line in lines)
+    assert any(f"(and {5000 - len(listed):,} more)" in line for line in lines)
     assert len(listed) >= 5
 
 
@@ -121,7 +131,7 @@ def test_picture_sums_up_statuses_that_do_not_fit() -> None:
     statuses = {"healthy": 1111, "degraded": 222, "error": 33, "refused": 4, "stalled": 5, "timeout": 6, "unhealthy": 7}
     line = shown(replace(SNAPSHOT, statuses=statuses))[1]
 
-    assert line == "agents    1388  ● healthy 1111  ◐ degraded 222  ✖ down 55"
+    assert line == "agents    1,388  ● healthy 1,111  ◐ degraded 222  ✖ down 55"
 
 
 def test_picture_of_a_database_that_is_away_says_why() -> None:
