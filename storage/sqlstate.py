@@ -8,6 +8,7 @@ codes of its own; each stands for a SQLSTATE here, so that the rule is one.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ SEQUENCE_EXHAUSTED = "2200H"
 #: What a commit may answer, beside nothing at all, whose transaction is there all the same: the link or the server broke
 #: down, or the disk, while it was done.
 UNDECIDED = ("08", "57P", "58", "40003")
+
+_NEXT_SENTENCE = re.compile(r"\n\t(?=[A-Z])")
 
 #: Tables or columns are missing; SQLite has one code for all that is wrong with a statement.
 UNDEFINED = ("42P01", "42703", "42000")
@@ -128,8 +131,8 @@ def translate(error: BaseException, doing: str) -> StorageError:
 
 
 def one_line(error: BaseException) -> str:
-    """Return what *error* says on one line; libpq begins a line with a tab where a sentence is over."""
-    return " ".join(str(error).replace("\n\t", ". ").split()) or type(error).__name__
+    """Return what *error* says on one line; libpq ends some sentences with their line alone."""
+    return " ".join(_NEXT_SENTENCE.sub(". ", str(error)).split()) or type(error).__name__
 
 
 @contextmanager

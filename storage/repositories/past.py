@@ -109,7 +109,7 @@ class PastWorkRepository(Repository):
         def work(session: Session) -> PastWork:
             messages = 0
             if messages_before is not None:
-                old = select(Message.id).where(Message.created_at < messages_before).order_by(Message.id)
+                old = select(Message.id).where(Message.created_at < messages_before)
                 messages = _forget_messages(session, _unheld(session, old))
             units = {} if work_before is None else _locked_units(session, work_before)
             tasks = [task_id for ids in units.values() for task_id in ids]
@@ -123,8 +123,8 @@ class PastWorkRepository(Repository):
 
 def _locked_units(session: Session, before: datetime) -> dict[Unit, list[int]]:
     """Return some units that go now, locked, each with the ids of its tasks."""
-    workflows = _unheld(session, past_units.free_workflows(before).order_by(Workflow.id))
-    tasks = _unheld(session, past_units.free_tasks(before).order_by(Task.id))
+    workflows = _unheld(session, past_units.free_workflows(before))
+    tasks = _unheld(session, past_units.free_tasks(before))
     units = {*_few(session, workflows), *(-task_id for task_id in tasks)}
     if max(len(workflows), len(tasks)) < PURGE_ROWS:
         # What waits for those is among them, or free.
@@ -135,8 +135,9 @@ def _locked_units(session: Session, before: datetime) -> dict[Unit, list[int]]:
 
 
 def _unheld(session: Session, rows: Select[int]) -> list[int]:
-    """Return the ids of *rows* that nobody else is at, and keep others from changing them meanwhile."""
-    return list(session.scalars(rows.limit(PURGE_ROWS).with_for_update(skip_locked=True)))
+    """Return the ids of some of *rows* that nobody else is at, and keep others from changing them meanwhile."""
+    # Whichever are found first: to sort them, all that there are would be looked at each time.
+    return sorted(session.scalars(rows.limit(PURGE_ROWS).with_for_update(skip_locked=True)))
 
 
 def _few(session: Session, workflows: Sequence[int]) -> Sequence[int]:

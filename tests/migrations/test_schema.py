@@ -64,17 +64,11 @@ import sys
 from sqlalchemy import event
 from storage import schema
 from storage.open import open_store
-from storage.transactions import WRITES
 store = open_store(sys.argv[1])
 
 @event.listens_for(store.engine, "before_cursor_execute")
 def tell(connection, cursor, statement, parameters, context, executemany):
-    if "pg_advisory_xact_lock" in statement:
-        print("locking", flush=True)
-
-@event.listens_for(store.engine, "begin", insert=True)
-def wait(connection):
-    if store.engine_name == "sqlite" and connection.get_execution_options().get(WRITES):
+    if "pg_advisory_xact_lock" in statement or statement == "BEGIN IMMEDIATE":
         print("locking", flush=True)
 
 schema.upgrade(store.engine)

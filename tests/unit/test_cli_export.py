@@ -59,9 +59,14 @@ def url(tmp_path: Path) -> str:
 
 
 def process(*arguments: str, before: str = "pass", **options: Any) -> subprocess.Popen[str]:
-    """Start a command in a process of its own, after the statements *before*."""
+    """
+    Start a command in a process of its own, after the statements *before*; it heeds signals.
+
+    A shell has what it starts in the background ignore SIGINT, ``nohup`` SIGHUP, and what that starts in turn.
+    """
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    program = f"import sys; {before}; from fleetpulse import cli; sys.exit(cli.call(sys.argv[1:]))"
+    heed = "signal.signal(signal.SIGINT, signal.default_int_handler); signal.signal(signal.SIGHUP, signal.SIG_DFL)"
+    program = f"import signal, sys; {heed}; {before}; from fleetpulse import cli; sys.exit(cli.call(sys.argv[1:]))"
     return subprocess.Popen(
         [sys.executable, "-c", program, *arguments], text=True, env={**os.environ, "PYTHONPATH": path}, **options
     )
@@ -261,7 +266,7 @@ def test_signals_leave_no_file(url: str, tmp_path: Path) -> None:
     _many(url)
     before = sorted(each.name for each in tmp_path.iterdir())
     # The first rows have been read, the next wait.
-    held = "import signal; files._gathered = lambda tables: (signal.pause() or each for each in tables)"
+    held = "files._gathered = lambda tables: (signal.pause() or each for each in tables)"
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         with process(
             *("export", "health_checks", *SINCE, "--out", "x.parquet", "--database-url", url),
@@ -271,7 +276,10 @@ def test_signals_leave_no_file(url: str, tmp_path: Path) -> None:
         ) as exporting:
             eventually(lambda: list(tmp_path.glob(".x.parquet.*.part")), "the file was begun")
             exporting.send_signal(number)
-            out, err = exporting.communicate(timeout=60)
+            try:
+                out, err = exporting.communicate(timeout=60)
+            finally:
+                exporting.kill()
 
         assert (exporting.returncode, out, err) == (128 + number, "", "")
         assert sorted(each.name for each in tmp_path.iterdir()) == before
