@@ -100,7 +100,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out, and count, what an engine lacks the abilities for."""
+    """Leave out, and count, what an engine lacks the abilities for; begin with what takes long."""
     left_out: dict[str, Counter[str]] = {}
     kept: list[pytest.Item] = []
     gone: list[pytest.Item] = []
@@ -110,7 +110,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         (gone if lacking else kept).append(item)
         if lacking:
             left_out.setdefault(engine, Counter())[lacking[0].value] += 1
-    items[:] = kept
+    # Behind the others, whoever gets the last of these would keep all waiting.
+    items[:] = sorted(kept, key=lambda item: item.get_closest_marker("takes_long") is None)
     if gone:
         config.hook.pytest_deselected(items=gone)
     config.stash[_LEFT_OUT] = {engine: dict(counts) for engine, counts in left_out.items()}

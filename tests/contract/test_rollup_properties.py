@@ -12,6 +12,7 @@ import math
 from collections import defaultdict
 from datetime import datetime, timedelta
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -88,6 +89,7 @@ def compare(store: Store, oracle: Oracle) -> None:
             assert abs(got_total - total) <= 1e-9 * n * max(abs(low), abs(high))  # type: ignore[operator]  # a float
 
 
+@pytest.mark.takes_long
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(STEP, min_size=3, max_size=14))
 def test_any_order_keeps_rollups_equal_to_raw(store: Store, steps: list[tuple[str, object]]) -> None:

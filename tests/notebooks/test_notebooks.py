@@ -70,6 +70,7 @@ def test_stripping_leaves_the_text_alone() -> None:
     assert stripped(json.dumps(notebook)) == kept
 
 
+@pytest.mark.takes_long
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs_clean(path: Path, tmp_path: Path) -> None:
     """On its generated fleet: no error or warning, the findings that must be, those of the page, every picture."""

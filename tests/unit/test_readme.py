@@ -86,6 +86,7 @@ def test_blocks_are_of_a_known_kind(path: Path) -> None:
     assert [f"{block}: {block.info!r}" for block in blocks(path) if block.info not in KNOWN] == []
 
 
+@pytest.mark.takes_long
 @pytest.mark.parametrize("path", DOCUMENTS, ids=_name)
 def test_examples_run(path: Path) -> None:
     """What is marked to be run does, one block after the other."""
