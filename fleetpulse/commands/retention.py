@@ -14,6 +14,7 @@ from rich.table import Table
 from fleetpulse.commands.options import Config, DatabaseUrl, Home, Text, settings_of
 from fleetpulse.console import TextFormat, complain, note, show, write_json
 from fleetpulse.database import opened
+from reports.render import several
 from rollups.maintenance import insist_owner
 from rollups.retention import RetentionResult, Step, Verdict, past_work
 from rollups.retention import apply as apply_plan
@@ -55,7 +56,7 @@ def plan(
             show(table)
     count = sum(len(step.partitions) for step in steps)
     note(
-        f"{count} partitions, {size(sum(step.size_bytes for step in steps))}, {_words(work)} would go"
+        f"{several(count, 'partition')}, {size(sum(step.size_bytes for step in steps))}, {_words(work)} would go"
         + (': "fleetpulse retention apply" drops them' if count or work.rows else "")
     )
 
@@ -80,10 +81,10 @@ def tell(result: RetentionResult) -> None:
         about = f"{each.step.table} {each.step.tier.value} below {each.step.boundary:%Y-%m-%d %H:%M}"
         if each.verdict is Verdict.DONE:
             freed = size(sum(part.size_bytes for part in each.dropped))
-            note(f"{about}: dropped {len(each.dropped)} partitions, {freed}")
+            note(f"{about}: dropped {several(len(each.dropped), 'partition')}, {freed}")
         else:
             complain(f"{about}: {each.verdict.value}: {each.message}")
-    note(f"the ledger forgot {result.purged} batches")
+    note(f"the ledger forgot {several(result.purged, 'batch', 'batches')}")
     if result.unpurged:
         complain(f"ledger: {Verdict.BUSY.value}: {result.unpurged}")
     if result.work.rows:
@@ -93,7 +94,8 @@ def tell(result: RetentionResult) -> None:
 
 
 def _words(work: PastWork) -> str:
-    return f"{work.workflows} workflows, {work.tasks} tasks, {work.messages} messages"
+    counts = {"workflow": work.workflows, "task": work.tasks, "message": work.messages}
+    return ", ".join(several(n, what) for what, n in counts.items())
 
 
 def size(size_bytes: float) -> str:

@@ -504,7 +504,7 @@ class AgentRepository(Repository):
                 if agent.state != "retired":
                     where = "settings file" if agent.source == "file" else "database"
                     raise DuplicateName(
-                        "agent", agent.name, f"it comes from the {where}: retire it first or choose another name"
+                        "agent", agent.name, f"it comes from the {where}, choose another name or retire it first"
                     )
                 apply(agent, wanted[agent.name])
             reschedule(session, list(back.values()), now)

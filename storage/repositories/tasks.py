@@ -17,7 +17,7 @@ from uuid import UUID
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from storage.errors import IllegalTransition, InputError
+from storage.errors import IllegalTransition, InputError, UnknownName
 from storage.model import aware
 from storage.payloads import check_filter, check_integer, check_name, check_payload, check_text, several
 from storage.repositories import claims, dependencies, steps, task_pages
@@ -35,6 +35,7 @@ from storage.repositories.references import (
     keep_workflows,
     lock_task,
     task_title,
+    unknown_id,
 )
 from storage.repositories.task_changes import dependent_ids, move, unblock
 from storage.repositories.task_creation import TaskSpec, check_specs, create_tasks
@@ -518,5 +519,11 @@ class TaskRepository(Repository):
 def _insist_workflow_open(session: Session, task_id: int) -> None:
     """Insist that the task's workflow may still get work, and have it stay so; before the task itself is locked."""
     workflow_id = find_task(session, task_id).workflow_id
-    if workflow_id is not None:
-        insist_open(keep_workflows(session, [workflow_id])[workflow_id])
+    if workflow_id is None:
+        return
+    try:
+        [workflow] = keep_workflows(session, [workflow_id]).values()
+    except UnknownName:
+        # It has just gone, and the task with it.
+        raise unknown_id("task", task_id) from None
+    insist_open(workflow)

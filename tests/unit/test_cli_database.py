@@ -118,7 +118,7 @@ def test_agents_are_added_shown_paused_resumed_and_retired(terminal: Terminal) -
     }
     assert (twice.code, twice.err) == (
         2,
-        'error: agent "w-1" is there already: it comes from the database: retire it first or choose another name\n',
+        'error: agent "w-1" is there already: it comes from the database, choose another name or retire it first\n',
     )
     assert (paused.err, resumed.err, retired.err) == ("paused w-1\n", "resumed w-1\n", "retired w-1\n")
     assert [row["state"] for row in csv.DictReader(io.StringIO(listed.out))] == ["paused"]
