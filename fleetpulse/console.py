@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
@@ -124,7 +125,11 @@ def write_json(document: object) -> None:
 
 
 def note(text: str) -> None:
-    """Write one line for people to standard error."""
+    """Write one line for people to standard error; on a terminal it goes on in the next where words end."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        # Some terminals do not know how wide they are.
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns or _UNBOUNDED
+        text = textwrap.fill(text, columns, break_long_words=False, break_on_hyphens=False)
     _say(text)
 
 

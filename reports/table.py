@@ -69,7 +69,9 @@ def to_table(report: Report, width: int) -> Fitted:
 
 def left_out(fitted: Fitted) -> str:
     """Return the end of a remark about a table that is not whole; empty where it is."""
-    return f"; no room for {', '.join(fitted.left_out)}: --format csv has all" if fitted.left_out else ""
+    # A duration and its way may have one heading.
+    names = ", ".join(dict.fromkeys(fitted.left_out))
+    return f"; no room for {names}: --format csv has all" if names else ""
 
 
 def _widest(report: Report, place: int) -> object:

@@ -4,7 +4,13 @@ What the command line writes where: lines that fit the terminal, and streams tha
 
 from __future__ import annotations
 
+import fcntl
 import io
+import os
+import pty
+import struct
+import sys
+import termios
 
 import pytest
 from rich.console import Console
@@ -31,3 +37,18 @@ def test_facts_off_a_terminal_are_a_line_each(capsys: pytest.CaptureFixture[str]
     console.show_facts({"a": "x " * 200 + "end", "name": "[bold]as it is"})
 
     assert capsys.readouterr().out == f"a     {'x ' * 200}end\nname  [bold]as it is\n"
+
+
+@pytest.mark.parametrize(("columns", "lines"), [(30, 2), (80, 1), (0, 1)])
+def test_remarks_break_between_words_on_a_terminal(columns: int, lines: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal of no width does not know it."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        console.note("workflow_summary: 2 rows; no room for work")
+        terminal.flush()
+        said = os.read(ours, 4096).decode().splitlines()
+    os.close(ours)
+
+    assert (len(said), " ".join(said)) == (lines, "workflow_summary: 2 rows; no room for work")
