@@ -4,10 +4,11 @@ What callers hand over, judged before anything is asked: a mistake is told in wo
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import TypeVar
 
-from storage.batch import END_US
+from storage.batch import END_US, objection
 from storage.errors import InputError, InvalidWindow, shown
 from storage.model import EPOCH, Window, from_us
 
@@ -84,7 +85,4 @@ def mapping(what: str, given: Mapping[str, Value] | None, example: str) -> dict[
 
 def is_storable(text: str) -> bool:
     """Tell whether a database could hold *text*: it has neither the character NUL nor half of a surrogate pair."""
-    try:
-        return b"\0" not in text.encode()
-    except UnicodeEncodeError:
-        return False
+    return not objection(text, sys.maxsize)

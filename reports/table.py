@@ -67,6 +67,11 @@ def to_table(report: Report, width: int) -> Fitted:
     return Fitted(table=_table(report, chosen, stacked=True, folds=folds), left_out=missing)
 
 
+def blank() -> Table:
+    """Return a table without columns, which looks as all of ours do."""
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+
+
 def left_out(fitted: Fitted) -> str:
     """Return the end of a remark about a table that is not whole; empty where it is."""
     # A duration and its way may have one heading.
@@ -90,7 +95,7 @@ def _width(report: Report, chosen: Sequence[int], *, stacked: bool) -> int:
 def _table(
     report: Report, chosen: Sequence[int], *, stacked: bool, folds: bool = False, prose_most: int | None = None
 ) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = blank()
     for place in chosen:
         column = report.columns[place]
         prose = column.name in _PROSE

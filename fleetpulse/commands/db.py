@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
-from rich import box
 from rich.table import Table as RichTable
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -26,6 +25,7 @@ from fleetpulse.console import TextFormat, complain, note, show, show_facts, wri
 from fleetpulse.database import database_file, located, opened, store_at
 from fleetpulse.settings import Settings
 from reports.render import several
+from reports.table import blank
 from rollups.audit import findings
 from storage import schema
 from storage.cluster import Cluster
@@ -141,7 +141,7 @@ def status(
 
 
 def _table(tiers: list[dict[str, Any]]) -> RichTable:
-    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = blank()
     table.add_column("tier")
     for heading in ("parts", "size", "marked"):
         table.add_column(heading, justify="right")

@@ -14,10 +14,8 @@ from types import FrameType
 from typing import Annotated
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table as RichTable
 
 from fleetpulse.commands.options import Config, DatabaseUrl, Home, Until, settings_of
 from fleetpulse.console import ReaderGone, TextFormat, note, show, write_json
@@ -27,6 +25,7 @@ from fleetpulse.quantities import parse_duration
 from reports.exports.extra import frames_extra
 from reports.exports.targets import Compression, Format, Target, format_of, insist_free
 from reports.render import iso, several
+from reports.table import blank
 from storage.errors import SettingsError
 from storage.model import Table, Tier
 
@@ -171,7 +170,7 @@ def _show(known: Sequence[Mapping[str, str]], form: TextFormat) -> None:
     if form is TextFormat.JSON:
         write_json(known)
         return
-    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = blank()
     for heading in known[0]:
         table.add_column(heading)
     for each in known:

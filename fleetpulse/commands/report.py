@@ -13,8 +13,6 @@ from types import MappingProxyType
 from typing import Annotated
 
 import typer
-from rich import box
-from rich.table import Table
 
 from fleetpulse.commands.options import Config, DatabaseUrl, Home, Rows, settings_of
 from fleetpulse.console import RowFormat, note, show, width, write, write_json
@@ -25,7 +23,7 @@ from reports.catalogue import CATALOGUE, definition
 from reports.definition import Definition, Option, Span, UnknownReport, digits
 from reports.render import iso, several, to_csv, to_json
 from reports.run import Report, insist_taken, run
-from reports.table import left_out, to_table
+from reports.table import blank, left_out, to_table
 from storage.errors import SettingsError
 
 #: What each filter keeps; each takes one value.
@@ -191,7 +189,7 @@ def _show_catalogue(form: RowFormat, reports: Iterable[Definition]) -> None:
         return
     if form is RowFormat.CSV:
         raise SettingsError("--format is csv, expected table or json for --list")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = blank()
     for heading in ("report", "what it answers", "takes"):
         table.add_column(heading)
     for each in reports:

@@ -8,13 +8,12 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 
 import typer
-from rich import box
-from rich.table import Table
 
 from fleetpulse.commands.options import Config, DatabaseUrl, Home, Text, settings_of
 from fleetpulse.console import TextFormat, complain, note, show, write_json
 from fleetpulse.database import opened
 from reports.render import several
+from reports.table import blank
 from rollups.maintenance import insist_owner
 from rollups.retention import RetentionResult, Step, Verdict, past_work
 from rollups.retention import apply as apply_plan
@@ -39,7 +38,7 @@ def plan(
     if form is TextFormat.JSON:
         write_json({"partitions": [_document(step) for step in steps], "work": asdict(work)})
     else:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+        table = blank()
         for heading in ("table", "tier", "closed and dropped below"):
             table.add_column(heading)
         for heading in ("partitions", "size"):

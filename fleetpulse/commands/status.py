@@ -10,8 +10,6 @@ from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any
 
-from rich import box
-from rich.table import Table
 from rich.text import Text as RichText
 
 from fleetpulse.commands.options import Config, DatabaseUrl, Home, Text, settings_of
@@ -20,6 +18,7 @@ from fleetpulse.database import opened
 from fleetpulse.settings import Settings
 from reports.render import duration, plain, ratio, several, status_text
 from reports.run import run
+from reports.table import blank
 from storage.model import ROLLUPS, Window
 from storage.model import Table as Series
 from storage.store import Store
@@ -170,7 +169,7 @@ def _collector(collector: dict[str, Any], now: datetime) -> str:
 def _show_attention(agents: list[dict[str, Any]], now: datetime) -> None:
     if not agents:
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = blank()
     for heading in ("agent", "status", "for", "reason"):
         table.add_column(heading, overflow="fold", no_wrap=heading in ("status", "for"))
     for each in agents[:_LISTED]:
